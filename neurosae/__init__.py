@@ -1,0 +1,1 @@
+"""A functional localizer for language models."""

@@ -1,0 +1,125 @@
+"""Files: atomic writes, the cache folder, hashes, and names that must not leave their folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from neurosae.errors import UserError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def cache_folder(*parts: str) -> Path:
+    """Folder of re-creatable files: ``$NEUROSAE_CACHE`` or ``neurosae`` in the user's cache folder.
+
+    Everything below it can be deleted at any time. The folder is created.
+
+    Examples
+    --------
+    >>> cache_folder("models").name
+    'models'
+    """
+    root = os.environ.get("NEUROSAE_CACHE")
+    base = Path(root) if root else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "neurosae"
+    folder = base.joinpath(*parts)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"The cache folder {folder} cannot be created ({error.strerror})",
+            where="NEUROSAE_CACHE",
+            suggestion="Point NEUROSAE_CACHE to a folder that can be written",
+        ) from error
+    return folder
+
+
+def safe_name(name: str, *, what: str) -> str:
+    """Return `name` if it is a plain file name, so that joining it to a folder cannot leave that folder.
+
+    Raises
+    ------
+    UserError
+        If the name is empty, holds a path separator or starts with a dot.
+
+    Examples
+    --------
+    >>> safe_name("success", what="concept")
+    'success'
+    """
+    if not _NAME.fullmatch(name):
+        raise UserError(
+            f"'{name}' is no {what} name",
+            allowed="letters, digits, '.', '_' and '-', starting with a letter or digit",
+        )
+    return name
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; it takes `path`'s place only if the block succeeds.
+
+    Works for files and folders. A folder that is already there is replaced. A kill at any moment leaves either the
+    old state or the new one, and at most a temporary entry whose name starts with a dot.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    holder = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    temporary = holder / path.name
+    try:
+        yield temporary
+        if temporary.is_dir() and path.exists():
+            path.rename(holder / "replaced")
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(
+            f"{path} could not be written ({error.strerror or error})",
+            suggestion="Free some disk space or choose another folder, then run the same command again",
+        ) from error
+    finally:
+        shutil.rmtree(holder, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text atomically (UTF-8)."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, indent=1, default=str)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically."""
+    write_text(path, canonical_json(value) + "\n")
+
+
+def digest(value: Any, length: int = 12) -> str:
+    """Short hexadecimal hash of a JSON-able value.
+
+    Examples
+    --------
+    >>> digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+    True
+    """
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:length]
+
+
+def sha256_file(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sizes(folder: Path) -> dict[str, int]:
+    """File sizes below a folder, by relative name: the cheap check against files cut short."""
+    return {str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
