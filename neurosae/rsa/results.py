@@ -1,0 +1,156 @@
+"""What every per-feature statistic returns, and the walk over blocks of features that bounds its memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, TypeAlias
+
+import numpy as np
+from scipy import sparse
+
+from neurosae.errors import UserError
+
+Table: TypeAlias = Any
+"""A float table [S, F]: dense array or `scipy.sparse.csc_array`."""
+
+
+class Reason(IntEnum):
+    """Why a feature has no score, or what is special about the score it has."""
+
+    OK = 0
+    """Nothing to report."""
+    SILENT = 1
+    """Zero for every stimulus used."""
+    CONSTANT = 2
+    """The statistic does not vary: one value for all stimuli, or one similarity for all pairs."""
+    TOO_FEW_STIMULI = 3
+    """A condition has too few stimuli, or too few of them contribute a defined pair."""
+    TOO_FEW_PAIRS = 4
+    """Too few pairs of stimuli have a defined similarity."""
+    PERFECT_SEPARATION = 5
+    """Valid: the conditions differ and do not vary within, so the statistic is infinite and was capped."""
+
+
+@dataclass(frozen=True)
+class FeatureScores:
+    """One score per feature, for one label vector (arrays [F]) or a batch of them (arrays [B, F]).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> scores = FeatureScores(np.array([0.5, 0.0]), np.array([Reason.OK, Reason.SILENT]))
+    >>> scores.valid
+    array([ True, False])
+    """
+
+    value: np.ndarray
+    """float64, never NaN; 0 where the score is not valid."""
+    reason: np.ndarray
+    """int8 codes of `Reason`."""
+    defined_share: np.ndarray | None = None
+    """Share of the compared pairs whose similarity is defined; None where every pair is."""
+
+    @property
+    def valid(self) -> np.ndarray:
+        """Boolean, True where `value` means something."""
+        return (self.reason == Reason.OK) | (self.reason == Reason.PERFECT_SEPARATION)
+
+    def row(self, b: int) -> FeatureScores:
+        """Return the scores of label vector `b` alone."""
+        share = None if self.defined_share is None else self.defined_share[b]
+        return FeatureScores(self.value[b], self.reason[b], share)
+
+
+def explained(
+    value_BF: np.ndarray, problems: Sequence[tuple[Reason, np.ndarray]], defined_share: np.ndarray | None = None
+) -> FeatureScores:
+    """Give every value the first of the (reason, boolean mask) problems that applies; values without meaning become 0.
+
+    Masks broadcast to the shape of `value_BF`.
+    """
+    masks = [np.broadcast_to(mask, value_BF.shape) for _, mask in problems]
+    reason_BF = np.select(masks, [reason for reason, _ in problems], Reason.OK).astype(np.int8)
+    valid_BF = FeatureScores(value_BF, reason_BF).valid
+    return FeatureScores(np.where(valid_BF, value_BF, 0.0), reason_BF, defined_share)
+
+
+def collect(
+    blocks: Iterable[tuple[np.ndarray, Any]], shape: tuple[int, int], score: Callable[[Any], FeatureScores]
+) -> FeatureScores:
+    """Score each (feature indices, patterns) block and put the results in their places.
+
+    Parameters
+    ----------
+    blocks : iterable of (int array [f], patterns)
+        Feature indices and whatever `score` takes.
+    shape : (B, F)
+        Shape of the whole result.
+    score : callable
+        Maps the patterns of f features to `FeatureScores` of shape [B, f].
+    """
+    value_BF, share_BF = np.zeros(shape), np.full(shape, np.nan)
+    reason_BF = np.zeros(shape, dtype=np.int8)
+    for columns, patterns in blocks:
+        part = score(patterns)
+        value_BF[:, columns], reason_BF[:, columns] = part.value, part.reason
+        if part.defined_share is not None:
+            share_BF[:, columns] = part.defined_share
+    return FeatureScores(value_BF, reason_BF, None if np.isnan(share_BF).any() else share_BF)
+
+
+def index_blocks(indices: np.ndarray, block_size: int) -> Iterator[np.ndarray]:
+    """Cut `indices` into consecutive runs of at most `block_size`."""
+    if block_size < 1:
+        raise UserError(f"block_size is {block_size}", allowed="integers from 1")
+    for start in range(0, len(indices), block_size):
+        yield indices[start : start + block_size]
+
+
+def is_sparse(X_SF: Table) -> bool:
+    """Tell whether a table is a scipy sparse array."""
+    return bool(sparse.issparse(X_SF))
+
+
+def as_table(X_SF: Any) -> Table:
+    """Return a dense array, or a canonical CSC array for sparse input; refuse what is not a finite [S, F] table.
+
+    Raises
+    ------
+    UserError
+        Not two-dimensional, or a value is not finite (names the first such stimulus and feature).
+    """
+    if is_sparse(X_SF):
+        X_SF = sparse.csc_array(X_SF)
+        if not X_SF.has_canonical_format:
+            X_SF = X_SF.copy()
+            X_SF.sum_duplicates()
+        bad = np.flatnonzero(~np.isfinite(X_SF.data))
+        if len(bad):
+            refuse_value(X_SF.data[bad[0]], X_SF.indices[bad[0]], np.searchsorted(X_SF.indptr, bad[0], "right") - 1)
+        return X_SF
+    X_SF = np.asarray(X_SF)
+    if X_SF.ndim != 2:
+        raise UserError(f"patterns have {X_SF.ndim} dimensions", allowed="a table [stimuli, features]")
+    if not np.isfinite(X_SF).all():
+        s, f = np.argwhere(~np.isfinite(X_SF))[0]
+        refuse_value(X_SF[s, f], s, f)
+    return X_SF
+
+
+def refuse_value(value: float, stimulus: int, feature: int) -> None:
+    """Raise the error for a value that is not finite."""
+    raise UserError(
+        f"the response is {value}",
+        where=f"stimulus {stimulus}, feature {feature}",
+        allowed="finite numbers",
+        suggestion="Drop stimuli without clean tokens before scoring",
+    )
+
+
+def dense_blocks(X_SF: Table, block_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield (feature indices, float64 array [S, f]) for consecutive blocks of a checked table."""
+    for columns in index_blocks(np.arange(X_SF.shape[1]), block_size):
+        block = X_SF[:, columns[0] : columns[-1] + 1]
+        yield columns, np.asarray(block.toarray() if is_sparse(block) else block, dtype=np.float64)
