@@ -1,0 +1,1 @@
+"""One runnable module per study: ``python -m experiments.<name> --help``."""
