@@ -1,0 +1,187 @@
+"""Which way of finding the features that carry a concept deserves trust? All of them, on the same stimuli and folds.
+
+Every variant (representation x selector x k x ensemble) selects its features on training stimuli only and is scored on
+held-out ones; chance comes from permuted labels. Finished variants are on disk at once: the same command continues an
+interrupted run and ends with the same tables.
+
+Examples
+--------
+python -m experiments.combinatorial --concept success
+python -m experiments.combinatorial --concept my_concept.yaml --selector t rsa_discriminative --k 4 8
+python -m experiments.combinatorial --concept all --jobs 2
+python -m experiments.combinatorial --concept valence --contrast factuality --dry-run
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from experiments import reporting
+from experiments.comparison_run import ContrastRun, Settings
+from neurosae import models
+from neurosae.comparison import across_contrasts
+from neurosae.errors import UserError, unknown_name
+from neurosae.representations import Source
+from neurosae.runs import RunFolder
+from neurosae.sae import loading
+from neurosae.sites import Site
+from neurosae.stimuli import concepts, load
+from neurosae.variants import DEFAULT_SELECTORS, Grid
+
+log = logging.getLogger("neurosae")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Command-line options; every long name is also a key of --config."""
+    p = argparse.ArgumentParser(
+        prog="python -m experiments.combinatorial",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    what = p.add_argument_group("what")
+    what.add_argument("--concept", default="success", help="a name in stimuli/, a YAML file, or 'all' (default: success)")
+    what.add_argument("--contrast", help="a contrast of the file, or 'all' (default: the first; all with --concept all)")
+    what.add_argument("--model", default=models.DEFAULT, help="default: %(default)s; a Hugging Face name; a folder")
+    what.add_argument("--device", default="auto")
+    what.add_argument("--dtype", default="float32", choices=list(models.DTYPES))
+    what.add_argument("--sae", default=loading.DEFAULT, help="a bundled SAE or a folder (default: %(default)s)")
+    grid = p.add_argument_group("grid")
+    grid.add_argument("--block", type=int, nargs="+", help="blocks whose neurons are read (default: the SAE's)")
+    grid.add_argument("--pooling", nargs="+", default=["mean"])
+    grid.add_argument("--representation", nargs="+", default=["raw", "sae"])
+    grid.add_argument("--selector", nargs="+", default=list(DEFAULT_SELECTORS))
+    grid.add_argument("--k", type=int, nargs="+", default=[1, 2, 4, 8, 16])
+    grid.add_argument("--ensemble", nargs="+", default=["logistic_l2"])
+    grid.add_argument("--no-controls", action="store_true", help="leave out the controls at k = 8")
+    how = p.add_argument_group("how")
+    how.add_argument("--folds", type=int, default=5)
+    how.add_argument("--repeats", type=int, default=10)
+    how.add_argument("--permutations", type=int, default=100)
+    how.add_argument("--seed", type=int, default=0)
+    how.add_argument("--jobs", type=int, default=2, help="cells computed at once; changes no result")
+    how.add_argument("--batch-size", type=int, default=32, help="texts per forward pass: bounds memory")
+    run = p.add_argument_group("run")
+    run.add_argument("--config", type=Path, help="YAML file with any of these options; the command line wins")
+    run.add_argument("--out", type=Path, default=Path("results"), help="default: results/")
+    run.add_argument("--fresh", action="store_true", help="start over instead of continuing")
+    run.add_argument("--dry-run", action="store_true", help="print the grid, forward passes and expected minutes only")
+    run.add_argument("--quiet", action="store_true", help="no progress bars")
+    return p
+
+
+def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Command line over configuration file over defaults."""
+    p = parser()
+    first = p.parse_args(arguments)
+    if first.config is None:
+        return first
+    known = {action.dest: action for action in p._actions if action.dest not in ("help", "config")}
+    try:
+        chosen = yaml.safe_load(first.config.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"The configuration cannot be read ({error})", where=str(first.config)) from error
+    if not isinstance(chosen, dict):
+        raise UserError("The configuration must be a mapping of option to value", where=str(first.config))
+    flat: list[str] = []
+    for name, value in chosen.items():
+        key = str(name).replace("-", "_")
+        if key not in known:
+            raise unknown_name("option", str(name), [n.replace("_", "-") for n in known], where=str(first.config))
+        flag = "--" + key.replace("_", "-")
+        if isinstance(value, bool):
+            flat += [flag] if value else []
+        else:
+            flat += [flag, *map(str, value if isinstance(value, list) else [value])]
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    return p.parse_args([*flat, *given])
+
+
+def settings(options: argparse.Namespace) -> Settings:
+    """What every contrast of this command shares."""
+    sae_site = loading.site_of(loading.load(options.sae)) if _needs_sae(options) else None
+    blocks = tuple(options.block or ([sae_site.block] if sae_site else []))
+    if not blocks:
+        raise UserError("Without an SAE there is no default block", where="--block", suggestion="Name one, e.g. --block 15")
+    if sae_site and sae_site != Site(sae_site.block):
+        raise UserError(f"The SAE reads {sae_site}; the runner compares residual streams", where="--sae")
+    grid = Grid(
+        blocks=blocks,
+        sae_block=sae_site.block if sae_site else blocks[0],
+        representations=tuple(options.representation),
+        selectors=tuple(options.selector),
+        ks=tuple(sorted(set(options.k))),
+        ensembles=tuple(options.ensemble),
+        poolings=tuple(options.pooling),
+        controls=not options.no_controls,
+    )
+    return Settings(
+        grid=grid,
+        source=Source(options.model, options.device, options.dtype, options.sae, options.batch_size, options.seed),
+        n_splits=options.folds,
+        n_repeats=options.repeats,
+        n_permutations=options.permutations,
+        seed=options.seed,
+        jobs=options.jobs,
+        progress=not options.quiet,
+    )
+
+
+def _needs_sae(options: argparse.Namespace) -> bool:
+    return any(name in ("sae", "untrained_sae") for name in options.representation)
+
+
+def runs(options: argparse.Namespace, shared: Settings) -> list[ContrastRun]:
+    """One run per concept and contrast."""
+    everything = options.concept == "all"
+    names = concepts() if everything else [options.concept]
+    chosen = []
+    for name in names:
+        stimuli = load(name)
+        contrast = options.contrast or ("all" if everything else None)
+        for contrast_name in list(stimuli.contrasts) if contrast == "all" else [stimuli.contrast(contrast).name]:
+            chosen.append(ContrastRun(stimuli, contrast_name, shared))
+    return chosen
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do what the options ask for."""
+    shared = settings(options)
+    chosen = runs(options, shared)
+    if options.dry_run:
+        for contrast_run in chosen:
+            print(contrast_run.plan())
+        return 0
+    claims = []
+    for contrast_run in chosen:
+        folder = RunFolder(options.out / contrast_run.stimuli.name, contrast_run.configuration(), fresh=options.fresh)
+        tables = contrast_run.compute(folder)
+        reporting.write_and_print(contrast_run, folder, tables)
+        claims.append(tables.claims.assign(concept=contrast_run.stimuli.name, contrast=contrast_run.contrast))
+    if len(claims) > 1:
+        across = across_contrasts(pd.concat(claims, ignore_index=True))
+        configuration: dict[str, Any] = {"runs": [contrast_run.configuration() for contrast_run in chosen]}
+        reporting.write_and_print_across(RunFolder(options.out / "all", configuration), across)
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; exit code 2 on bad input, with one message and nothing lost."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    log.setLevel(logging.INFO)
+    try:
+        return run(read_options(arguments))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

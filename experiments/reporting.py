@@ -1,0 +1,140 @@
+"""What a run prints and draws."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from experiments.comparison_run import ContrastRun, Tables
+from neurosae import plots
+from neurosae.runs import RunFolder, features_table
+from neurosae.variants import CONTROL_K
+
+_SHOWN = 12
+_LEXICAL = 0.60
+
+
+def write_and_print(contrast_run: ContrastRun, folder: RunFolder, tables: Tables) -> None:
+    """Draw the figures and print the answer to the run's question."""
+    draw(contrast_run, folder, tables)
+    print(summary(contrast_run, tables))
+    print(f"\nEverything is in {folder.path}: tables/ (CSV, Parquet), figures/ (PNG, SVG), cells/, manifest.json")
+
+
+def write_and_print_across(folder: RunFolder, across: pd.DataFrame) -> None:
+    """Print and keep the claims with the contrast as the unit."""
+    folder.write_table("claims_across_contrasts", across)
+    print("\nAcross contrasts (the contrast is the unit)\n")
+    print(across.to_string(index=False))
+    print(f"\n{folder.path}")
+
+
+def summary(contrast_run: ContrastRun, tables: Tables) -> str:
+    """The ranked table and the claims, as text."""
+    variants = tables.variants
+    baseline = variants[variants["representation"] == "bag_of_words"]
+    n = len(contrast_run.rows)
+    settings = contrast_run.settings
+    head = (
+        f"\n{contrast_run.stimuli.name}, contrast {contrast_run.contrast}: {n} stimuli, {len(variants)} variants, "
+        f"{settings.n_repeats} x {settings.n_splits} folds grouped by "
+        f"{'family' if contrast_run.stimuli.table['family'].notna().any() else 'stimulus'}"
+    )
+    shown = variants.head(_SHOWN)
+    if len(baseline):
+        shown = pd.concat([shown, baseline[~baseline.index.isin(shown.index)]])
+    parts = [head, "", f"Best {_SHOWN} of {len(variants)} variants by held-out AUROC", "", _ranked(shown).to_string(index=False)]
+    if len(baseline):
+        parts += ["", _baseline_sentence(baseline.iloc[0])]
+    parts += ["", "Claims about method families (held-out AUROC, matched cells)", "", _claims(tables.claims)]
+    parts += [
+        "",
+        f"These claims hold for this stimulus population, {settings.source.model} and {settings.source.sae} only; "
+        "general statements need --concept all.",
+    ]
+    return "\n".join(parts)
+
+
+def _ranked(rows: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "rank": rows.index + 1,
+            "representation": rows["representation"],
+            "selector": rows["selector"],
+            "k": rows["k"],
+            "AUROC": rows["auroc"].map("{:.3f}".format),
+            "95 % interval": [f"{a:.3f} to {b:.3f}" for a, b in zip(rows["auroc_ci_low"], rows["auroc_ci_high"], strict=True)],
+            "p": rows["auroc_p"].map("{:.3f}".format),
+            "accuracy": rows["balanced_accuracy"].map("{:.3f}".format),
+            "new domain": [_number(v) for v in rows["new_domain_auroc"]],
+            "stability": [_number(v) for v in rows["stability"]],
+        }
+    )
+
+
+def _number(value: Any) -> str:
+    return "-" if value is None or not np.isfinite(value) else f"{value:.2f}"
+
+
+def _baseline_sentence(row: pd.Series) -> str:
+    lexical = row["balanced_accuracy"] > _LEXICAL
+    verdict = "the set is lexical: words alone tell the conditions apart" if lexical else "words alone do not solve it"
+    return f"Bag of words: accuracy {row['balanced_accuracy']:.3f} on held-out groups, so {verdict}."
+
+
+def _claims(claims: pd.DataFrame) -> str:
+    lines = []
+    for row in claims.to_dict("records"):
+        lines.append(
+            f"  {row['claim']}: {row['delta']:+.3f} ({row['ci_low']:+.3f} to {row['ci_high']:+.3f}), "
+            f"p = {row['p_holm']:.3f} after Holm, {row['n_cells']} cells\n      -> {row['verdict']}"
+        )
+    return "\n".join(lines)
+
+
+def draw(contrast_run: ContrastRun, folder: RunFolder, tables: Tables) -> None:
+    """All figures of a run."""
+    variants, where = tables.variants, folder.path / "figures"
+    ks = sorted(k for k in variants.loc[~variants["selector"].isin(["all", "pca"]), "k"].unique())
+    k = CONTROL_K if CONTROL_K in ks else ks[-1]
+    plots.save(plots.method_comparison(variants, k).figure, where / "method_comparison")
+    present = [r for r in ("raw", "sae") if r in set(variants["representation"])]
+    figure, axes = plt.subplots(1, len(present), figsize=(5.5 * len(present), 4.2), sharey=True, squeeze=False, layout="constrained")
+    for ax, representation in zip(axes[0], present, strict=True):
+        plots.score_against_k(variants, representation, ax)
+    axes[0][-1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    plots.save(figure, where / "score_against_k")
+    plots.save(plots.specification_curve(variants), where / "specification_curve")
+    features = features_table(tables.cells)
+    figure, axes = plt.subplots(1, len(present), figsize=(6.2 * len(present), 5.2), squeeze=False, layout="constrained")
+    for ax, representation in zip(axes[0], present, strict=True):
+        plots.selection_overlap(features, representation, k, ax)
+    plots.save(figure, where / "selection_overlap")
+    plots.save(plots.claims(tables.claims).figure, where / "claims")
+    plots.save(_best_ensemble(contrast_run, tables), where / "best_ensemble")
+
+
+def _best_ensemble(contrast_run: ContrastRun, tables: Tables) -> Any:
+    """Held-out output of the best variant that selects features."""
+    cells = [cell for cell in tables.cells if cell["selector"] not in ("all", "pca")]
+    best = max(cells, key=lambda cell: cell["auroc"]["mean"])
+    table = contrast_run.stimuli.table.iloc[contrast_run.rows]
+    decisions = pd.DataFrame(
+        {"decision": best["decision"], "side": contrast_run.labels, "domain": table["domain"].to_numpy()}
+    )
+    title = f"{best['representation']}, {best['selector']}, k = {best['k']}: AUROC {best['auroc']['mean']:.3f}"
+    target, foil = _sides(contrast_run)
+    return plots.stimulus_activation(decisions, target, foil, title).figure
+
+
+def _sides(contrast_run: ContrastRun) -> tuple[str, str]:
+    """Names of the two sides: the level, where a side is one level, else the contrast's name."""
+    table = contrast_run.stimuli.table.iloc[contrast_run.rows]
+    for factor in contrast_run.stimuli.factors:
+        sides = [set(table.loc[(contrast_run.labels == sign), factor]) for sign in (1, -1)]
+        if all(len(side) == 1 for side in sides):
+            return str(sides[0].pop()), str(sides[1].pop())
+    return f"{contrast_run.contrast} > 0", f"{contrast_run.contrast} < 0"

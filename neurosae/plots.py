@@ -1,0 +1,211 @@
+"""Figures: functions that take an `Axes` (or make one) and return it. Colour-blind safe, units and n on the axes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg", force=False)
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from neurosae.files import atomic_path
+
+PALETTE = {
+    "raw": "#0072B2",
+    "sae": "#D55E00",
+    "untrained_sae": "#CC79A7",
+    "embeddings": "#009E73",
+    "bag_of_words": "#7F7F7F",
+}
+LABELS = {
+    "raw": "neurons",
+    "sae": "SAE latents",
+    "untrained_sae": "untrained SAE",
+    "embeddings": "token embeddings",
+    "bag_of_words": "bag of words",
+}
+_BAND = {"color": "0.85", "zorder": 0}
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write PNG (150 dpi) and SVG beside each other and close the figure."""
+    for suffix in (".png", ".svg"):
+        with atomic_path(path.with_suffix(suffix)) as temporary:
+            figure.savefig(temporary, dpi=150, bbox_inches="tight", metadata={"Date": None} if suffix == ".svg" else None)
+    plt.close(figure)
+
+
+def method_comparison(variants: pd.DataFrame, k: int, ax: Axes | None = None) -> Axes:
+    """Held-out AUROC of every selector at one k, with 95 % intervals, over the chance band of each.
+
+    Parameters
+    ----------
+    variants : DataFrame
+        As written by a run (``variants.parquet``).
+    k : int
+        Which k; variants that use all features are shown too.
+    ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+    """
+    shown = variants[(variants["k"] == k) | variants["selector"].isin(["all"])]
+    order = shown.groupby("selector")["auroc"].max().sort_values().index.tolist()
+    ax = ax or plt.subplots(figsize=(7.5, 0.42 * len(order) + 1.6))[1]
+    names = [name for name in PALETTE if name in set(shown["representation"])]
+    for i, representation in enumerate(names):
+        rows = shown[shown["representation"] == representation]
+        y = np.array([order.index(s) for s in rows["selector"]]) + (i - (len(names) - 1) / 2) * 0.16
+        ax.barh(y, rows["auroc_chance_high"] - rows["auroc_chance_low"], 0.14, rows["auroc_chance_low"], **_BAND)
+        errors = [rows["auroc"] - rows["auroc_ci_low"], rows["auroc_ci_high"] - rows["auroc"]]
+        ax.errorbar(
+            rows["auroc"], y, xerr=np.abs(errors), fmt="o", ms=5, lw=1.5, color=PALETTE[representation], label=LABELS[representation]
+        )
+    ax.axvline(0.5, color="0.4", lw=1, ls=":")
+    ax.set_yticks(range(len(order)), [_selector(name) for name in order])
+    ax.set_xlabel("held-out AUROC (dot: mean, line: 95 % interval, grey: chance, 95 % of permutations)")
+    ax.set_xlim(right=1.02)
+    ax.set_title(f"Which method finds the features? (k = {k})", loc="left")
+    ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    sns.despine(ax=ax)
+    return ax
+
+
+def score_against_k(variants: pd.DataFrame, representation: str, ax: Axes | None = None) -> Axes:
+    """Held-out AUROC against the number of features, one line per selector, with 95 % bands."""
+    rows = variants[(variants["representation"] == representation) & ~variants["selector"].isin(["all", "pca"])]
+    ax = ax or plt.subplots(figsize=(6, 4))[1]
+    selectors = sorted(rows["selector"].unique())
+    ks = sorted(rows["k"].unique())
+    colours = sns.color_palette("colorblind", len(selectors))
+    for colour, marker, selector in zip(colours, "osD^vP*Xh<>dp", selectors, strict=False):
+        line = rows[rows["selector"] == selector].sort_values("k")
+        x = [ks.index(k) for k in line["k"]]
+        ax.plot(x, line["auroc"], marker=marker, ms=5, color=colour, label=_selector(selector))
+        ax.fill_between(x, line["auroc_ci_low"], line["auroc_ci_high"], color=colour, alpha=0.08, lw=0)
+    ax.axhline(0.5, color="0.4", lw=1, ls=":")
+    ax.set_xticks(range(len(ks)), [str(k) for k in ks])
+    ax.set_xlabel("k, number of features in the ensemble")
+    ax.set_ylabel("held-out AUROC (band: 95 % interval)")
+    ax.set_title(LABELS[representation], loc="left")
+    sns.despine(ax=ax)
+    return ax
+
+
+def specification_curve(variants: pd.DataFrame) -> Figure:
+    """All variants from worst to best, and below them which choices each one made."""
+    rows = variants.sort_values("auroc", ignore_index=True)
+    choices = [
+        ("representation", [name for name in PALETTE if name in set(rows["representation"])]),
+        ("selector", sorted(rows["selector"].unique())),
+        ("k", sorted(rows["k"].unique())),
+    ]
+    n_lines = sum(len(values) for _, values in choices)
+    figure, (top, bottom) = plt.subplots(
+        2, 1, sharex=True, figsize=(11, 3.2 + 0.2 * n_lines), height_ratios=[3, 0.2 * n_lines], layout="constrained"
+    )
+    x = np.arange(len(rows))
+    colours = [PALETTE[name] for name in rows["representation"]]
+    top.fill_between(x, rows["auroc_chance_low"], rows["auroc_chance_high"], step="mid", **_BAND)
+    top.vlines(x, rows["auroc_ci_low"], rows["auroc_ci_high"], colors=colours, lw=1)
+    top.scatter(x, rows["auroc"], c=colours, s=12, zorder=3)
+    top.axhline(0.5, color="0.4", lw=1, ls=":")
+    top.set_ylabel("held-out AUROC\n(line: 95 % interval)")
+    top.set_title(f"Specification curve: all {len(rows)} variants (grey: chance)", loc="left")
+    labels, y = [], 0
+    for column, values in choices:
+        for value in values:
+            here = x[(rows[column] == value).to_numpy()]
+            bottom.scatter(here, np.full(len(here), y), marker="|", s=40, color=[colours[i] for i in here])
+            labels.append(LABELS.get(value, _selector(value)) if column != "k" else f"k = {value}")
+            y += 1
+        if column != "k":
+            bottom.axhline(y - 0.5, color="0.8", lw=0.8)
+    bottom.set_yticks(range(len(labels)), labels, fontsize=8)
+    bottom.invert_yaxis()
+    bottom.set_xlabel("variant, ordered by score")
+    sns.despine(fig=figure)
+    return figure
+
+
+def selection_overlap(features: pd.DataFrame, representation: str, k: int, ax: Axes | None = None) -> Axes:
+    """Jaccard overlap of the features that selectors choose on all stimuli."""
+    rows = features[(features["representation"] == representation) & (features["k"] == k)]
+    sets = {name: set(group["feature"]) for name, group in rows.groupby("selector") if name not in ("all", "pca")}
+    names = sorted(sets)
+    overlap = np.array([[len(sets[a] & sets[b]) / len(sets[a] | sets[b]) for b in names] for a in names])
+    ax = ax or plt.subplots(figsize=(5.5, 4.8))[1]
+    shown = [_selector(name) for name in names]
+    sns.heatmap(
+        overlap, vmin=0, vmax=1, cmap="cividis", square=True, annot=True, fmt=".2f", annot_kws={"size": 7},
+        xticklabels=shown, yticklabels=shown, cbar_kws={"label": "Jaccard overlap"}, ax=ax,
+    )  # fmt: skip
+    ax.set_title(f"{LABELS[representation]}, k = {k}", loc="left")
+    return ax
+
+
+def stimulus_activation(
+    decisions: pd.DataFrame, target: str, foil: str, title: str = "", ax: Axes | None = None
+) -> Axes:
+    """Held-out output of one ensemble for every stimulus, by domain and side.
+
+    Parameters
+    ----------
+    decisions : DataFrame
+        `decision` (mean held-out decision value), `side` (+1 target, -1 foil), `domain`.
+    target, foil : str
+        Names of the sides.
+    title : str, optional
+    ax : Axes, optional
+    """
+    data = decisions.assign(
+        side=np.where(decisions["side"] > 0, target, foil), domain=decisions["domain"].fillna("all stimuli").astype(str)
+    )
+    order = sorted(data["domain"].unique())
+    ax = ax or plt.subplots(figsize=(7.5, 0.5 * len(order) + 1.6))[1]
+    palette = {target: PALETTE["sae"], foil: PALETTE["raw"]}
+    sns.stripplot(
+        data, x="decision", y="domain", hue="side", order=order, hue_order=[target, foil], palette=palette,
+        dodge=True, size=4, alpha=0.8, jitter=0.15, ax=ax,
+    )  # fmt: skip
+    ax.axvline(0, color="0.4", lw=1, ls=":")
+    counts = data["side"].value_counts()
+    ax.set_xlabel("held-out output of the ensemble (log-odds; above 0: decides for the target)")
+    ax.set_ylabel("domain")
+    ax.set_title(title or "Held-out output per stimulus", loc="left")
+    ax.legend(
+        *[ax.get_legend_handles_labels()[0], [f"{name} (n = {counts[name]})" for name in (target, foil)]],
+        frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5),
+    )  # fmt: skip
+    sns.despine(ax=ax)
+    return ax
+
+
+def claims(table: pd.DataFrame, margin: float = 0.02, ax: Axes | None = None) -> Axes:
+    """Difference in held-out AUROC for each claim, with 95 % intervals and the zone of equivalence."""
+    ax = ax or plt.subplots(figsize=(7.5, 0.6 * len(table) + 1.4))[1]
+    y = np.arange(len(table))[::-1]
+    ax.axvspan(-margin, margin, **_BAND)
+    errors: Any = [table["delta"] - table["ci_low"], table["ci_high"] - table["delta"]]
+    ax.errorbar(table["delta"], y, xerr=np.abs(errors), fmt="o", color="black", lw=1.5)
+    ax.axvline(0, color="0.4", lw=1, ls=":")
+    ax.set_yticks(y, table["claim"])
+    ax.set_ylim(-0.6, len(table) - 0.4)
+    ax.set_xlabel(f"difference in held-out AUROC (95 % interval; grey: within {margin:g}, equivalent)")
+    ax.set_title("Claims about method families", loc="left")
+    sns.despine(ax=ax)
+    return ax
+
+
+def _selector(name: Any) -> str:
+    known = {"rsa": "RSA", "auroc": "AUROC", "pca": "PCA", "l1": "L1", "all": "all features"}
+    return " ".join(known.get(part, part) for part in str(name).split("_"))

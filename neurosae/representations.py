@@ -1,0 +1,175 @@
+"""Representations: what of a stimulus the selectors and ensembles get to see, computed once and kept in the cache."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.feature_extraction.text import CountVectorizer
+
+from neurosae import models
+from neurosae.capture import capture
+from neurosae.errors import UserError
+from neurosae.files import cache_folder, digest, sha256_file, sizes
+from neurosae.models import LanguageModel
+from neurosae.responses import Pooled, Pooling, Profiles, Responses
+from neurosae.sae import loading
+from neurosae.sae.encoding import encode
+from neurosae.sites import Site
+from neurosae.stimuli import StimulusSet
+
+log = logging.getLogger(__name__)
+EMBEDDINGS = Site(0, "resid_pre")
+PROFILE_WIDTH = 16
+
+
+@dataclass(frozen=True)
+class Source:
+    """Which language model reads the stimuli and which SAE encodes what it hears.
+
+    Attributes
+    ----------
+    model, device, dtype : str
+        See `neurosae.models.load`.
+    sae : str
+        See `neurosae.sae.loading.load`.
+    batch_size : int, default 32
+        Texts per forward pass.
+    seed : int, default 0
+        Seed of the untrained SAE.
+    """
+
+    model: str = models.DEFAULT
+    device: str = "auto"
+    dtype: str = "float32"
+    sae: str = loading.DEFAULT
+    batch_size: int = 32
+    seed: int = 0
+
+    def identity(self) -> dict[str, Any]:
+        """What the responses depend on besides the stimuli; a hub name stands for its weights."""
+        about: dict[str, Any] = {"model": self.model, "dtype": self.dtype, "batch_size": self.batch_size}
+        if Path(self.model).is_dir():
+            about["model_files"] = sizes(Path(self.model))
+        return about
+
+    def sae_identity(self) -> str:
+        """Hash of the SAE's weights."""
+        folder = loading.bundled().get(self.sae, Path(self.sae))
+        return sha256_file(folder / "sae_weights.safetensors")[:16]
+
+
+class Bench:
+    """The responses of one stimulus set under one source; nothing is read, captured or encoded twice.
+
+    Parameters
+    ----------
+    stimuli : StimulusSet
+    source : Source
+    """
+
+    def __init__(self, stimuli: StimulusSet, source: Source, *, progress: bool = False) -> None:
+        self.stimuli, self.source, self.progress = stimuli, source, progress
+        self.folder = cache_folder("responses") / digest(
+            {"stimuli": stimuli.table[["id", "text"]].to_numpy().tolist(), "chat": stimuli.chat, **source.identity()}
+        )
+        self._language_model: LanguageModel | None = None
+        self._sae: Any = None
+        self._held: dict[str, Responses] = {}
+
+    @property
+    def language_model(self) -> LanguageModel:
+        """The language model, loaded when first needed."""
+        if self._language_model is None:
+            self._language_model = models.load(self.source.model, self.source.device, self.source.dtype)
+        return self._language_model
+
+    @property
+    def sae(self) -> Any:
+        """The SAE, loaded when first needed."""
+        if self._sae is None:
+            self._sae = loading.load(self.source.sae)
+        return self._sae
+
+    def listen(self, sites: Iterable[Site]) -> None:
+        """Capture all sites that are not in the cache yet, in one pass."""
+        wanted = list(dict.fromkeys(sites))
+        missing = [site for site in wanted if self._stored(str(site)) is None]
+        if missing:
+            table = self.stimuli.table
+            captured = capture(
+                self.language_model,
+                table,
+                missing,
+                chat=self.stimuli.chat,
+                batch_size=self.source.batch_size,
+                progress=self.progress,
+            )
+            for site, responses in captured.items():
+                responses.save(self.folder / str(site))
+                self._held[str(site)] = responses
+
+    def neurons(self, site: Site) -> Responses:
+        """Raw activations."""
+        self.listen([site])
+        return self._held[str(site)]
+
+    def latents(self, site: Site, *, trained: bool = True) -> Responses:
+        """SAE latents of the site, of the trained SAE or of its untrained control."""
+        name = f"{site}-{'sae' if trained else f'untrained{self.source.seed}'}-{self.source.sae_identity()}"
+        if (stored := self._stored(name)) is not None:
+            return stored
+        neurons = self.neurons(site)
+        sae = self.sae
+        if not trained:
+            clean = neurons.values[neurons.tokens["clean"].to_numpy(dtype=bool)]
+            sae = loading.untrained_like(self.sae, torch.from_numpy(np.array(clean)), self.source.seed)
+        responses = encode(sae, neurons, self.source.sae if trained else "untrained")
+        responses.save(self.folder / name)
+        self._held[name] = responses
+        return responses
+
+    def responses(self, representation: str, block: int) -> Responses:
+        """Token rows of a representation at a block."""
+        readers: dict[str, Callable[[], Responses]] = {
+            "raw": lambda: self.neurons(Site(block)),
+            "sae": lambda: self.latents(Site(block)),
+            "untrained_sae": lambda: self.latents(Site(block), trained=False),
+            "embeddings": lambda: self.neurons(EMBEDDINGS),
+        }
+        return readers[representation]()
+
+    def pooled(self, representation: str, block: int, pooling: Pooling) -> Pooled:
+        """Stimuli x features of a representation."""
+        if representation == "bag_of_words":
+            return bag_of_words(self.stimuli.table["text"].tolist())
+        return self.responses(representation, block).pool(pooling)
+
+    def profiles(self, representation: str, block: int) -> Profiles | None:
+        """Stimuli x positions x features, left-aligned; None for representations without tokens."""
+        if representation == "bag_of_words":
+            return None
+        return self.responses(representation, block).profiles("left", PROFILE_WIDTH)
+
+    def _stored(self, name: str) -> Responses | None:
+        """Responses from memory or the cache; a damaged cache entry is made again."""
+        if name not in self._held and (self.folder / name).exists():
+            try:
+                self._held[name] = Responses.load(self.folder / name)
+            except UserError as error:
+                log.warning("%s It is captured anew.", error.what)
+        return self._held.get(name)
+
+
+def bag_of_words(texts: list[str]) -> Pooled:
+    """Which words occur in each text: stimuli x vocabulary, 0 or 1.
+
+    Words that only occur outside a training set are constant there and get no weight, so nothing leaks.
+    """
+    counts = CountVectorizer(binary=True).fit_transform(texts)
+    return Pooled(counts.toarray().astype(np.float64), np.ones(len(texts), bool), np.full(len(texts), ""))

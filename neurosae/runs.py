@@ -1,0 +1,164 @@
+"""A run is a folder: what was asked, one file per finished variant, and the tables made from them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from neurosae.decoding import DecodingResult, HeldOut
+from neurosae.errors import UserError
+from neurosae.files import atomic_path, digest, write_json
+from neurosae.variants import Variant
+
+KEYS = ["representation", "selector", "k", "ensemble", "block", "pooling"]
+METRICS = ["balanced_accuracy", "auroc"]
+
+
+class RunFolder:
+    """Results of one configuration, in ``root / <hash of the configuration>``.
+
+    Parameters
+    ----------
+    root : Path
+        ``results/<concept>`` by default.
+    configuration : dict
+        Everything the results depend on; equal configurations share a folder, so that a run continues itself.
+    fresh : bool, default False
+        Delete what is there and start over.
+    """
+
+    def __init__(self, root: Path, configuration: dict[str, Any], *, fresh: bool = False) -> None:
+        self.path = root / digest(configuration)
+        if fresh and self.path.exists():
+            shutil.rmtree(self.path)
+        try:
+            (self.path / "cells").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"The folder {self.path} cannot be made ({error.strerror})", where="--out"
+            ) from error
+        write_json(self.path / "configuration.json", configuration)
+
+    def cell(self, variant: Variant) -> Path:
+        """File of a variant."""
+        return self.path / "cells" / f"{variant.name}.json"
+
+    def is_finished(self, variant: Variant) -> bool:
+        """Whether the variant's file is there and whole."""
+        return _read_cell(self.cell(variant)) is not None
+
+    def cells(self, variants: list[Variant]) -> list[dict[str, Any]]:
+        """Records of finished variants, in the order asked for."""
+        records = [_read_cell(self.cell(variant)) for variant in variants]
+        return [record for record in records if record is not None]
+
+    def write_table(self, name: str, table: pd.DataFrame) -> None:
+        """A table as CSV and Parquet."""
+        folder = self.path / "tables"
+        with atomic_path(folder / f"{name}.csv") as temporary:
+            table.to_csv(temporary, index=False, lineterminator="\n")
+        with atomic_path(folder / f"{name}.parquet") as temporary:
+            table.to_parquet(temporary, index=False)
+
+
+def _read_cell(path: Path) -> dict[str, Any] | None:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return None
+
+
+def write_cell(path: Path, variant: Variant, result: DecodingResult, context: dict[str, Any]) -> None:
+    """Write a finished variant atomically: everything the tables and figures need, as JSON with exact floats."""
+    summaries = {metric: _held_out(getattr(result, metric)) for metric in METRICS}
+    record = {
+        **context,
+        **variant.as_dict(),
+        "k": result.k,
+        **summaries,
+        "n_permutations": result.n_permutations,
+        "smallest_p": result.smallest_p,
+        "folds": {column: values.tolist() for column, values in result.fold_scores.items()},
+        "domains": json.loads(result.domain_scores.to_json(orient="list", double_precision=15)),
+        "domain_reason": result.domain_reason,
+        "stability": _without_nan(result.stability._asdict()),
+        "mean_valid_features": result.mean_valid_features,
+        "selection": {column: values.tolist() for column, values in result.selection_counts.head(200).items()},
+        "features": {
+            "feature": result.full_features.tolist(),
+            "weight": result.full_weights.tolist(),
+            "pattern": result.full_patterns.tolist(),
+            "direction": result.full_direction.tolist(),
+        },
+    }
+    write_json(path, record)
+
+
+def _held_out(held_out: HeldOut) -> dict[str, Any]:
+    values = {name: value for name, value in vars(held_out).items() if name != "null_B"}
+    return _without_nan(values) | {"null": held_out.null_B.tolist()}
+
+
+def _without_nan(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON knows no NaN; the reason for a missing value stands beside it."""
+    return {
+        name: None if isinstance(value, float) and not np.isfinite(value) else value for name, value in values.items()
+    }
+
+
+def folds_table(cells: list[dict[str, Any]]) -> pd.DataFrame:
+    """One row per variant, repeat and fold, with both metrics as columns: what `comparison` reads."""
+    tables = [pd.DataFrame(cell["folds"]).assign(**{key: cell[key] for key in ["concept", "contrast", *KEYS]}) for cell in cells]
+    order = ["concept", "contrast", *KEYS, "repeat", "fold", *METRICS]
+    return pd.concat(tables, ignore_index=True)[order]
+
+
+def scores_table(folds: pd.DataFrame) -> pd.DataFrame:
+    """Tidy: one row per variant, repeat, fold and metric."""
+    keys = [column for column in folds.columns if column not in METRICS]
+    return folds.melt(keys, METRICS, var_name="metric", value_name="value")
+
+
+def variants_table(cells: list[dict[str, Any]]) -> pd.DataFrame:
+    """One row per variant, best held-out AUROC first."""
+    rows = []
+    for cell in cells:
+        row = {key: cell[key] for key in ["concept", "contrast", *KEYS]}
+        for metric in ("auroc", "balanced_accuracy"):
+            summary = cell[metric]
+            row[metric] = summary["mean"]
+            row |= {f"{metric}_{name}": summary[name] for name in ("ci_low", "ci_high", "p", "chance_low", "chance_high")}
+        scores = [value for value in cell["domains"].get("auroc", []) if value is not None]
+        row["new_domain_auroc"] = float(np.mean(scores)) if scores else np.nan
+        row["new_domain_reason"] = cell["domain_reason"]
+        row["stability"] = cell["stability"]["value"]
+        row["stability_reason"] = cell["stability"]["reason"]
+        row["mean_valid_features"] = cell["mean_valid_features"]
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    return table.sort_values(["auroc", *KEYS], ascending=[False, *[True] * len(KEYS)], ignore_index=True)
+
+
+def features_table(cells: list[dict[str, Any]]) -> pd.DataFrame:
+    """One row per variant and feature of the fit to all stimuli (descriptive, never scored)."""
+    tables = []
+    for cell in cells:
+        table = pd.DataFrame(cell["features"]).assign(**{key: cell[key] for key in ["concept", "contrast", *KEYS]})
+        share = dict(zip(cell["selection"]["feature"], cell["selection"]["share"], strict=True))
+        table["share_of_folds"] = table["feature"].map(share)
+        table["rank"] = np.arange(1, len(table) + 1)
+        tables.append(table)
+    order = ["concept", "contrast", *KEYS, "rank", "feature", "direction", "weight", "pattern", "share_of_folds"]
+    return pd.concat(tables, ignore_index=True)[order]
+
+
+def domains_table(cells: list[dict[str, Any]]) -> pd.DataFrame:
+    """Leave-one-domain-out scores: one row per variant and domain; empty where the set has no domains."""
+    tables = [pd.DataFrame(cell["domains"]).assign(**{key: cell[key] for key in ["concept", "contrast", *KEYS]}) for cell in cells]
+    order = ["concept", "contrast", *KEYS, "domain", "n", *METRICS, "reason"]
+    return pd.concat(tables, ignore_index=True)[order]
