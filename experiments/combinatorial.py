@@ -33,7 +33,7 @@ from neurosae.representations import Source
 from neurosae.runs import RunFolder
 from neurosae.sae import loading
 from neurosae.sites import Site
-from neurosae.stimuli import concepts, load
+from neurosae.stimuli import available, load
 from neurosae.variants import DEFAULT_SELECTORS, Grid
 
 log = logging.getLogger("neurosae")
@@ -47,8 +47,12 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     what = p.add_argument_group("what")
-    what.add_argument("--concept", default="success", help="a name in stimuli/, a YAML file, or 'all' (default: success)")
-    what.add_argument("--contrast", help="a contrast of the file, or 'all' (default: the first; all with --concept all)")
+    what.add_argument(
+        "--concept", default="success", help="a name in stimuli/, a YAML file, or 'all' (default: success)"
+    )
+    what.add_argument(
+        "--contrast", help="a contrast of the file, or 'all' (default: the first; all with --concept all)"
+    )
     what.add_argument("--model", default=models.DEFAULT, help="default: %(default)s; a Hugging Face name; a folder")
     what.add_argument("--device", default="auto")
     what.add_argument("--dtype", default="float32", choices=list(models.DTYPES))
@@ -109,7 +113,9 @@ def settings(options: argparse.Namespace) -> Settings:
     sae_site = loading.site_of(loading.load(options.sae)) if _needs_sae(options) else None
     blocks = tuple(options.block or ([sae_site.block] if sae_site else []))
     if not blocks:
-        raise UserError("Without an SAE there is no default block", where="--block", suggestion="Name one, e.g. --block 15")
+        raise UserError(
+            "Without an SAE there is no default block", where="--block", suggestion="Name one, e.g. --block 15"
+        )
     if sae_site and sae_site != Site(sae_site.block):
         raise UserError(f"The SAE reads {sae_site}; the runner compares residual streams", where="--sae")
     grid = Grid(
@@ -141,7 +147,7 @@ def _needs_sae(options: argparse.Namespace) -> bool:
 def runs(options: argparse.Namespace, shared: Settings) -> list[ContrastRun]:
     """One run per concept and contrast."""
     everything = options.concept == "all"
-    names = concepts() if everything else [options.concept]
+    names = sorted(available()) if everything else [options.concept]
     chosen = []
     for name in names:
         stimuli = load(name)

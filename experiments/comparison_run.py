@@ -23,7 +23,15 @@ from neurosae.decoding import Design, decode, make_design
 from neurosae.errors import UserError
 from neurosae.files import digest, write_json
 from neurosae.representations import EMBEDDINGS, Bench, Source
-from neurosae.runs import RunFolder, domains_table, features_table, folds_table, scores_table, variants_table, write_cell
+from neurosae.runs import (
+    RunFolder,
+    domains_table,
+    features_table,
+    folds_table,
+    scores_table,
+    variants_table,
+    write_cell,
+)
 from neurosae.sites import Site
 from neurosae.stimuli import StimulusSet
 from neurosae.variants import Family, Grid, Variant
@@ -83,7 +91,8 @@ class ContrastRun:
     def __init__(self, stimuli: StimulusSet, contrast: str, settings: Settings) -> None:
         self.stimuli, self.contrast, self.settings = stimuli, contrast, settings
         expression: Contrast = stimuli.contrast(contrast)
-        self.rows, self.labels = expression.labels(stimuli.table)
+        self.rows, is_target = expression.labels(stimuli.table)
+        self.labels = np.where(is_target > 0, 1, -1).astype(np.int8)
         self.families = settings.grid.families()
 
     @property
@@ -118,7 +127,7 @@ class ContrastRun:
 
     def plan(self) -> str:
         """The grid, the forward passes and the expected minutes, in words."""
-        words = self.stimuli.table["text"].str.split().str.len().sum()
+        words = sum(len(text.split()) for text in self.stimuli.table["text"])
         minutes = (
             _SECONDS_TO_START
             + 1.4 * words * _SECONDS_PER_TOKEN

@@ -46,7 +46,13 @@ def summary(contrast_run: ContrastRun, tables: Tables) -> str:
     shown = variants.head(_SHOWN)
     if len(baseline):
         shown = pd.concat([shown, baseline[~baseline.index.isin(shown.index)]])
-    parts = [head, "", f"Best {_SHOWN} of {len(variants)} variants by held-out AUROC", "", _ranked(shown).to_string(index=False)]
+    parts = [
+        head,
+        "",
+        f"Best {_SHOWN} of {len(variants)} variants by held-out AUROC",
+        "",
+        _ranked(shown).to_string(index=False),
+    ]
     if len(baseline):
         parts += ["", _baseline_sentence(baseline.iloc[0])]
     parts += ["", "Claims about method families (held-out AUROC, matched cells)", "", _claims(tables.claims)]
@@ -66,7 +72,9 @@ def _ranked(rows: pd.DataFrame) -> pd.DataFrame:
             "selector": rows["selector"],
             "k": rows["k"],
             "AUROC": rows["auroc"].map("{:.3f}".format),
-            "95 % interval": [f"{a:.3f} to {b:.3f}" for a, b in zip(rows["auroc_ci_low"], rows["auroc_ci_high"], strict=True)],
+            "95 % interval": [
+                f"{a:.3f} to {b:.3f}" for a, b in zip(rows["auroc_ci_low"], rows["auroc_ci_high"], strict=True)
+            ],
             "p": rows["auroc_p"].map("{:.3f}".format),
             "accuracy": rows["balanced_accuracy"].map("{:.3f}".format),
             "new domain": [_number(v) for v in rows["new_domain_auroc"]],
@@ -102,7 +110,9 @@ def draw(contrast_run: ContrastRun, folder: RunFolder, tables: Tables) -> None:
     k = CONTROL_K if CONTROL_K in ks else ks[-1]
     plots.save(plots.method_comparison(variants, k).figure, where / "method_comparison")
     present = [r for r in ("raw", "sae") if r in set(variants["representation"])]
-    figure, axes = plt.subplots(1, len(present), figsize=(5.5 * len(present), 4.2), sharey=True, squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(
+        1, len(present), figsize=(5.5 * len(present), 4.2), sharey=True, squeeze=False, layout="constrained"
+    )
     for ax, representation in zip(axes[0], present, strict=True):
         plots.score_against_k(variants, representation, ax)
     axes[0][-1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors.torch import load_file, save_file
 
 from neurosae import models
@@ -42,7 +41,9 @@ def parser() -> argparse.ArgumentParser:
     """Command-line options."""
     defaults = TrainingPlan()
     p = argparse.ArgumentParser(
-        prog="python -m experiments.train_sae", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m experiments.train_sae",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("corpus", type=Path, help="Parquet or JSONL with a column 'text', plain text, or a folder of these")
     p.add_argument("--out", type=Path, required=True, help="folder for shards, checkpoints and the finished SAE")

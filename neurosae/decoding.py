@@ -60,6 +60,8 @@ class DecodingResult:
     """Smallest p-value that so many permutations can give."""
     fold_scores: pd.DataFrame
     """Columns repeat, fold, balanced_accuracy, auroc."""
+    decision_S: Array
+    """Held-out decision value of every stimulus, mean over repeats; above 0 decides for the target."""
     domain_scores: pd.DataFrame
     """Columns domain, n, balanced_accuracy, auroc, reason (why a score is NaN); one row per held-out domain."""
     domain_reason: str
@@ -170,16 +172,18 @@ def decode(
     observed_KMRF = np.empty((len(ks), 2, n_repeats, n_splits))
     null_KMBF = np.empty((len(ks), 2, len(null_BS), n_splits))
     domain_KMD = np.empty((len(ks), 2, len(domains)))
+    decision_KRS = np.empty((len(ks), n_repeats, len(X_SF)))
     selected, n_valid = [], []
     for number, split in enumerate(folds):
         choice, (repeat, fold) = next(selections), divmod(number, n_splits)
-        scores_KML = _scores(split, choice, method)
+        scores_KML, decision_KN = _scores(split, choice, method)
+        decision_KRS[:, repeat, split.test_S] = decision_KN
         observed_KMRF[:, :, repeat, fold] = scores_KML[:, :, 0]
         null_KMBF[:, :, repeat::n_repeats, fold] = scores_KML[:, :, 1:]
         selected.append(choice.features_LK[0])
         n_valid.append(choice.n_valid)
     for number, split in enumerate(apart):
-        domain_KMD[:, :, number] = _scores(split, next(selections), method)[:, :, 0]
+        domain_KMD[:, :, number] = _scores(split, next(selections), method)[0][:, :, 0]
     full = next(selections)
 
     selects = selector not in (CEILING, COMPONENTS)
@@ -197,6 +201,7 @@ def decode(
                 n_permutations=len(null_BS),
                 smallest_p=smallest_p(len(null_BS)),
                 fold_scores=_fold_table(observed_KMRF[i]),
+                decision_S=decision_KRS[i].mean(axis=0),
                 domain_scores=_domain_table(domains, domain_S, domain_KMD[i]),
                 domain_reason="" if len(domains) else "the stimuli have no domains, or only one",
                 stability=nogueira_stability(sets, full.X_SF.shape[1]) if selects else NO_SELECTION,
@@ -311,11 +316,12 @@ def _select(X_SF: Array, splits: list[_Split], method: _Method) -> list[_Selecte
     return [_Selected(X_SF, features_LK, int(valid_L[0]) if len(valid_L) else 0) for features_LK, valid_L in parts]
 
 
-def _scores(split: _Split, choice: _Selected, method: _Method) -> Array:
-    """Held-out scores [k, metric, label vector]; NaN where a label vector is not usable."""
+def _scores(split: _Split, choice: _Selected, method: _Method) -> tuple[Array, Array]:
+    """Held-out scores [k, metric, label vector], NaN where not usable, and the first one's decisions."""
     scores_KML = np.full((len(method.ks), len(METRICS), len(split.labels_LS)), np.nan)
+    first_KN = np.full((len(method.ks), int(split.test_S.sum())), np.nan)
     if not len(split.usable):
-        return scores_KML
+        return scores_KML, first_KN
     mean_F, scale_F = standardisation(choice.X_SF[split.train_S])
     Z_FS = np.ascontiguousarray(((choice.X_SF - mean_F) / scale_F).T)
     for start in range(0, len(split.usable), method.block_size):
@@ -329,7 +335,9 @@ def _scores(split: _Split, choice: _Selected, method: _Method) -> Array:
             decision_BN = np.matmul(Z_BSK[:, split.test_S], w_BK[..., None])[..., 0] + b_B[:, None]
             scores_KML[i, 0, rows] = balanced_accuracy(decision_BN, test_BN)
             scores_KML[i, 1, rows] = auroc(decision_BN, test_BN)
-    return scores_KML
+            if 0 in rows:
+                first_KN[i] = decision_BN[0]
+    return scores_KML, first_KN
 
 
 def _full_fit(choice: _Selected, k: int, labels_S: NDArray[np.int8], method: _Method) -> dict[str, Any]:

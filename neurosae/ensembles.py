@@ -269,7 +269,7 @@ class LinearEnsemble(ClassifierMixin, BaseEstimator):
     [1]
     """
 
-    def __init__(self, kind: str = "logistic_l2", C: float = 1.0) -> None:  # noqa: D107
+    def __init__(self, kind: str = "logistic_l2", C: float = 1.0) -> None:
         self.kind = kind
         self.C = C
 

@@ -1,6 +1,6 @@
 """Language models: the bundled default, any Hugging Face name, any local folder; all as a `TransformerBridge`.
 
-``python -m neurosae.models`` lists what is there; ``python -m neurosae.models prepare`` fetches and converts the default.
+``python -m neurosae.models`` lists what is there; ``python -m neurosae.models prepare`` makes the default ready.
 """
 
 from __future__ import annotations

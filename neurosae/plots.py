@@ -32,14 +32,16 @@ LABELS = {
     "embeddings": "token embeddings",
     "bag_of_words": "bag of words",
 }
-_BAND = {"color": "0.85", "zorder": 0}
+_BAND: dict[str, Any] = {"color": "0.85", "zorder": 0}
 
 
-def save(figure: Figure, path: Path) -> None:
+def save(figure: Any, path: Path) -> None:
     """Write PNG (150 dpi) and SVG beside each other and close the figure."""
     for suffix in (".png", ".svg"):
         with atomic_path(path.with_suffix(suffix)) as temporary:
-            figure.savefig(temporary, dpi=150, bbox_inches="tight", metadata={"Date": None} if suffix == ".svg" else None)
+            figure.savefig(
+                temporary, dpi=150, bbox_inches="tight", metadata={"Date": None} if suffix == ".svg" else None
+            )
     plt.close(figure)
 
 
@@ -68,7 +70,14 @@ def method_comparison(variants: pd.DataFrame, k: int, ax: Axes | None = None) ->
         ax.barh(y, rows["auroc_chance_high"] - rows["auroc_chance_low"], 0.14, rows["auroc_chance_low"], **_BAND)
         errors = [rows["auroc"] - rows["auroc_ci_low"], rows["auroc_ci_high"] - rows["auroc"]]
         ax.errorbar(
-            rows["auroc"], y, xerr=np.abs(errors), fmt="o", ms=5, lw=1.5, color=PALETTE[representation], label=LABELS[representation]
+            rows["auroc"],
+            y,
+            xerr=np.abs(errors),
+            fmt="o",
+            ms=5,
+            lw=1.5,
+            color=PALETTE[representation],
+            label=LABELS[representation],
         )
     ax.axvline(0.5, color="0.4", lw=1, ls=":")
     ax.set_yticks(range(len(order)), [_selector(name) for name in order])
@@ -81,21 +90,24 @@ def method_comparison(variants: pd.DataFrame, k: int, ax: Axes | None = None) ->
 
 
 def score_against_k(variants: pd.DataFrame, representation: str, ax: Axes | None = None) -> Axes:
-    """Held-out AUROC against the number of features, one line per selector, with 95 % bands."""
+    """Held-out AUROC against the number of features, one line per selector, with 95 % intervals."""
     rows = variants[(variants["representation"] == representation) & ~variants["selector"].isin(["all", "pca"])]
     ax = ax or plt.subplots(figsize=(6, 4))[1]
     selectors = sorted(rows["selector"].unique())
     ks = sorted(rows["k"].unique())
     colours = sns.color_palette("colorblind", len(selectors))
-    for colour, marker, selector in zip(colours, "osD^vP*Xh<>dp", selectors, strict=False):
+    ax.axhspan(rows["auroc_chance_low"].min(), rows["auroc_chance_high"].max(), **_BAND)
+    for i, (colour, marker, selector) in enumerate(zip(colours, "osD^vP*Xh<>dp", selectors, strict=False)):
         line = rows[rows["selector"] == selector].sort_values("k")
-        x = [ks.index(k) for k in line["k"]]
-        ax.plot(x, line["auroc"], marker=marker, ms=5, color=colour, label=_selector(selector))
-        ax.fill_between(x, line["auroc_ci_low"], line["auroc_ci_high"], color=colour, alpha=0.08, lw=0)
+        # Side by side, so that the intervals of one k can be told apart.
+        x = np.array([ks.index(k) for k in line["k"]]) + 0.5 * (i / max(1, len(selectors) - 1) - 0.5)
+        errors = np.abs([line["auroc"] - line["auroc_ci_low"], line["auroc_ci_high"] - line["auroc"]])
+        ax.plot(x, line["auroc"], marker=marker, ms=5, lw=1, color=colour, label=_selector(selector))
+        ax.errorbar(x, line["auroc"], yerr=errors, fmt="none", color=colour, lw=1, alpha=0.6)
     ax.axhline(0.5, color="0.4", lw=1, ls=":")
     ax.set_xticks(range(len(ks)), [str(k) for k in ks])
     ax.set_xlabel("k, number of features in the ensemble")
-    ax.set_ylabel("held-out AUROC (band: 95 % interval)")
+    ax.set_ylabel("held-out AUROC (bar: 95 % interval; grey: chance)")
     ax.set_title(LABELS[representation], loc="left")
     sns.despine(ax=ax)
     return ax
@@ -104,6 +116,7 @@ def score_against_k(variants: pd.DataFrame, representation: str, ax: Axes | None
 def specification_curve(variants: pd.DataFrame) -> Figure:
     """All variants from worst to best, and below them which choices each one made."""
     rows = variants.sort_values("auroc", ignore_index=True)
+    rows["k"] = rows["k"].mask(rows["selector"] == "all", 0)
     choices = [
         ("representation", [name for name in PALETTE if name in set(rows["representation"])]),
         ("selector", sorted(rows["selector"].unique())),
@@ -126,7 +139,7 @@ def specification_curve(variants: pd.DataFrame) -> Figure:
         for value in values:
             here = x[(rows[column] == value).to_numpy()]
             bottom.scatter(here, np.full(len(here), y), marker="|", s=40, color=[colours[i] for i in here])
-            labels.append(LABELS.get(value, _selector(value)) if column != "k" else f"k = {value}")
+            labels.append(LABELS.get(value, _selector(value)) if column != "k" else f"k = {value or 'all'}")
             y += 1
         if column != "k":
             bottom.axhline(y - 0.5, color="0.8", lw=0.8)
@@ -141,7 +154,7 @@ def selection_overlap(features: pd.DataFrame, representation: str, k: int, ax: A
     """Jaccard overlap of the features that selectors choose on all stimuli."""
     rows = features[(features["representation"] == representation) & (features["k"] == k)]
     sets = {name: set(group["feature"]) for name, group in rows.groupby("selector") if name not in ("all", "pca")}
-    names = sorted(sets)
+    names = sorted(map(str, sets))
     overlap = np.array([[len(sets[a] & sets[b]) / len(sets[a] | sets[b]) for b in names] for a in names])
     ax = ax or plt.subplots(figsize=(5.5, 4.8))[1]
     shown = [_selector(name) for name in names]
@@ -197,6 +210,8 @@ def claims(table: pd.DataFrame, margin: float = 0.02, ax: Axes | None = None) ->
     ax.axvspan(-margin, margin, **_BAND)
     errors: Any = [table["delta"] - table["ci_low"], table["ci_high"] - table["delta"]]
     ax.errorbar(table["delta"], y, xerr=np.abs(errors), fmt="o", color="black", lw=1.5)
+    for row in np.flatnonzero(table["delta"].isna()):
+        ax.text(0.02, y[row], "not tested: no matched cells", va="center", color="0.4", fontsize=9)
     ax.axvline(0, color="0.4", lw=1, ls=":")
     ax.set_yticks(y, table["claim"])
     ax.set_ylim(-0.6, len(table) - 0.4)

@@ -131,7 +131,7 @@ class Responses:
         # float64 weights: sums are accumulated in double precision for dense and sparse values alike.
         weights = 1.0 / np.maximum(counts, 1)[owner]
         average = sp.csr_array((weights, (owner, rows)), shape=(len(self.stimuli), len(self.tokens)))
-        return average @ self.values
+        return cast("np.ndarray | sp.csr_array", average @ self.values)
 
     def profiles(self, align: Alignment = "left", width: int = 16, features: slice = slice(None)) -> Profiles:
         """Activations in an aligned window.
@@ -164,15 +164,14 @@ class Responses:
             column = np.arange(len(rows)) - start
             keep = (column >= 0) & (column < width) & clean[rows]
             values = block[rows[keep]]
-            out[s, column[keep]] = values.toarray() if sp.issparse(values) else values
+            out[s, column[keep]] = values.toarray() if isinstance(values, sp.csr_array) else values
             defined[s, column[keep]] = True
         return Profiles(out, defined)
 
     def save(self, folder: Path) -> None:
         """Write a folder with safetensors (values), Parquet (tables) and JSON (what it is), atomically."""
-        if sp.issparse(self.values):
-            sparse = cast(sp.csr_array, self.values)
-            arrays = {"data": sparse.data, "indices": sparse.indices, "indptr": sparse.indptr}
+        if isinstance(self.values, sp.csr_array):
+            arrays = {"data": self.values.data, "indices": self.values.indices, "indptr": self.values.indptr}
         else:
             arrays = {"values": np.ascontiguousarray(self.values)}
         with atomic_path(folder) as temporary:
@@ -181,7 +180,8 @@ class Responses:
             self.tokens.to_parquet(temporary / "tokens.parquet")
             self.stimuli.to_parquet(temporary / "stimuli.parquet")
             write_json(
-                temporary / "responses.json", {"site": self.site, "source": self.source, "shape": list(self.values.shape)}
+                temporary / "responses.json",
+                {"site": self.site, "source": self.source, "shape": list(self.values.shape)},
             )
 
     @classmethod
@@ -200,7 +200,8 @@ class Responses:
             stimuli = pd.read_parquet(folder / "stimuli.parquet")
         except (OSError, ValueError, KeyError) as error:
             raise UserError(
-                f"{folder} is not a complete set of responses ({error})", suggestion="Delete the folder and capture again"
+                f"{folder} is not a complete set of responses ({error})",
+                suggestion="Delete the folder and capture again",
             ) from error
         values: np.ndarray | sp.csr_array
         if "values" in arrays:

@@ -39,9 +39,7 @@ class RunFolder:
         try:
             (self.path / "cells").mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(
-                f"The folder {self.path} cannot be made ({error.strerror})", where="--out"
-            ) from error
+            raise UserError(f"The folder {self.path} cannot be made ({error.strerror})", where="--out") from error
         write_json(self.path / "configuration.json", configuration)
 
     def cell(self, variant: Variant) -> Path:
@@ -84,8 +82,9 @@ def write_cell(path: Path, variant: Variant, result: DecodingResult, context: di
         "n_permutations": result.n_permutations,
         "smallest_p": result.smallest_p,
         "folds": {column: values.tolist() for column, values in result.fold_scores.items()},
-        "domains": json.loads(result.domain_scores.to_json(orient="list", double_precision=15)),
+        "domains": {column: _finite(values.tolist()) for column, values in result.domain_scores.items()},
         "domain_reason": result.domain_reason,
+        "decision": result.decision_S.tolist(),
         "stability": _without_nan(result.stability._asdict()),
         "mean_valid_features": result.mean_valid_features,
         "selection": {column: values.tolist() for column, values in result.selection_counts.head(200).items()},
@@ -106,14 +105,19 @@ def _held_out(held_out: HeldOut) -> dict[str, Any]:
 
 def _without_nan(values: dict[str, Any]) -> dict[str, Any]:
     """JSON knows no NaN; the reason for a missing value stands beside it."""
-    return {
-        name: None if isinstance(value, float) and not np.isfinite(value) else value for name, value in values.items()
-    }
+    return dict(zip(values, _finite(list(values.values())), strict=True))
+
+
+def _finite(values: list[Any]) -> list[Any]:
+    return [None if isinstance(value, float) and not np.isfinite(value) else value for value in values]
 
 
 def folds_table(cells: list[dict[str, Any]]) -> pd.DataFrame:
     """One row per variant, repeat and fold, with both metrics as columns: what `comparison` reads."""
-    tables = [pd.DataFrame(cell["folds"]).assign(**{key: cell[key] for key in ["concept", "contrast", *KEYS]}) for cell in cells]
+    tables = [
+        pd.DataFrame(cell["folds"]).assign(**{key: cell[key] for key in ["concept", "contrast", *KEYS]})
+        for cell in cells
+    ]
     order = ["concept", "contrast", *KEYS, "repeat", "fold", *METRICS]
     return pd.concat(tables, ignore_index=True)[order]
 
@@ -132,15 +136,24 @@ def variants_table(cells: list[dict[str, Any]]) -> pd.DataFrame:
         for metric in ("auroc", "balanced_accuracy"):
             summary = cell[metric]
             row[metric] = summary["mean"]
-            row |= {f"{metric}_{name}": summary[name] for name in ("ci_low", "ci_high", "p", "chance_low", "chance_high")}
+            row |= {
+                f"{metric}_{name}": summary[name] for name in ("ci_low", "ci_high", "p", "chance_low", "chance_high")
+            }
         scores = [value for value in cell["domains"].get("auroc", []) if value is not None]
         row["new_domain_auroc"] = float(np.mean(scores)) if scores else np.nan
         row["new_domain_reason"] = cell["domain_reason"]
+        row["chance_reason"] = cell["auroc"]["chance_reason"]
         row["stability"] = cell["stability"]["value"]
         row["stability_reason"] = cell["stability"]["reason"]
         row["mean_valid_features"] = cell["mean_valid_features"]
         rows.append(row)
     table = pd.DataFrame(rows)
+    numbers = [
+        name
+        for name in table.columns
+        if name.startswith(("auroc", "balanced_accuracy", "stability")) and "reason" not in name
+    ]
+    table[numbers] = table[numbers].astype(float)
     return table.sort_values(["auroc", *KEYS], ascending=[False, *[True] * len(KEYS)], ignore_index=True)
 
 
@@ -159,6 +172,9 @@ def features_table(cells: list[dict[str, Any]]) -> pd.DataFrame:
 
 def domains_table(cells: list[dict[str, Any]]) -> pd.DataFrame:
     """Leave-one-domain-out scores: one row per variant and domain; empty where the set has no domains."""
-    tables = [pd.DataFrame(cell["domains"]).assign(**{key: cell[key] for key in ["concept", "contrast", *KEYS]}) for cell in cells]
+    tables = [
+        pd.DataFrame(cell["domains"]).assign(**{key: cell[key] for key in ["concept", "contrast", *KEYS]})
+        for cell in cells
+    ]
     order = ["concept", "contrast", *KEYS, "domain", "n", *METRICS, "reason"]
     return pd.concat(tables, ignore_index=True)[order]

@@ -82,7 +82,9 @@ def test_batch_size_does_not_matter(language_model: LanguageModel, batch_size: i
     np.testing.assert_allclose(together, alone, rtol=1e-5, atol=1e-5 * np.abs(alone).max())
 
 
-def test_masks_of_several_sites_combine_by_union(language_model: LanguageModel, captured: dict[Site, Responses]) -> None:
+def test_masks_of_several_sites_combine_by_union(
+    language_model: LanguageModel, captured: dict[Site, Responses]
+) -> None:
     alone = capture(language_model, TEXTS, [Site(15)])[Site(15)].tokens["clean"].to_numpy()
     together = captured[Site(15)].tokens["clean"].to_numpy()
     assert (together <= alone).all()
@@ -92,7 +94,7 @@ def test_masks_of_several_sites_combine_by_union(language_model: LanguageModel, 
 def test_batches_hold_every_text_once_sorted_by_length() -> None:
     ids = [[0] * n for n in (5, 2, 9, 2, 7)]
     plan = list(batches(ids, 2))
-    assert sorted(sum(plan, [])) == list(range(5))
+    assert sorted(row for rows in plan for row in rows) == list(range(5))
     lengths = [len(ids[row]) for rows in plan for row in rows]
     assert lengths == sorted(lengths)
 
@@ -102,7 +104,11 @@ def test_target_spans_become_tokens(language_model: LanguageModel) -> None:
     start = text.index("bridge held")
     table = pd.DataFrame({"text": [text, text], "target_start": [start, pd.NA], "target_end": [start + 11, pd.NA]})
     prompts = make_prompts(language_model, table)
-    words = [language_model.tokenizer.decode([i]).strip() for i, t in zip(prompts[0].ids, prompts[0].target) if t]
+    words = [
+        language_model.tokenizer.decode([i]).strip()
+        for i, t in zip(prompts[0].ids, prompts[0].target, strict=True)
+        if t
+    ]
     assert words == ["bridge", "held"]
     assert not any(prompts[1].target)
 

@@ -38,9 +38,7 @@ def x_TD() -> torch.Tensor:
 
 
 def step_input(x: torch.Tensor, dead: torch.Tensor | None = None) -> TrainStepInput:
-    return TrainStepInput(
-        sae_in=x, coefficients={}, dead_neuron_mask=dead, n_training_steps=0, is_logging_step=False
-    )
+    return TrainStepInput(sae_in=x, coefficients={}, dead_neuron_mask=dead, n_training_steps=0, is_logging_step=False)
 
 
 @pytest.mark.parametrize("with_dead", [False, True])
@@ -161,9 +159,12 @@ def test_the_bundled_sae_knows_its_site(sae: object, language_model: LanguageMod
     assert site_of(sae) == Site(15)
     assert sae.cfg.d_in == language_model.d_model  # type: ignore[attr-defined]
     assert sae.cfg.d_sae >= 4608  # type: ignore[attr-defined]
-    assert load_file(Path(train_sae.__file__).parents[1] / "neurosae/pretrained" / sae_name() / "sae_weights.safetensors")[
-        "W_enc"
-    ].dtype == torch.bfloat16
+    assert (
+        load_file(Path(train_sae.__file__).parents[1] / "neurosae/pretrained" / sae_name() / "sae_weights.safetensors")[
+            "W_enc"
+        ].dtype
+        == torch.bfloat16
+    )
 
 
 def sae_name() -> str:
@@ -197,7 +198,9 @@ def test_encoding_does_not_depend_on_the_block_size(sae: object) -> None:
 def test_masked_tokens_stay_silent_and_rows_stay_in_place(sae: object) -> None:
     rng = np.random.default_rng(1)
     tokens = pd.DataFrame({"stimulus": [0, 0, 1, 1, 1], "role": "text", "clean": [False, True, True, False, True]})
-    neurons = Responses(rng.normal(size=(5, 576)).astype(np.float32) * 30, tokens, pd.DataFrame({"text": "ab"}, [0, 1]), "x")
+    neurons = Responses(
+        rng.normal(size=(5, 576)).astype(np.float32) * 30, tokens, pd.DataFrame({"text": "ab"}, [0, 1]), "x"
+    )
     latents = encode(sae, neurons, "bundled")
     alone = encode_rows(sae, neurons.values)
     for row, clean in enumerate(tokens["clean"]):
@@ -239,7 +242,10 @@ def test_broken_saes_are_refused(tmp_path: Path) -> None:
 def test_sentences_of_the_training_text_are_recognised(tmp_path: Path) -> None:
     known = ["The lamp went out again. Nobody in the room moved. No.", "A single unusual sentence about herons."]
     np.save(tmp_path / overlap.FILE, overlap.hash_texts(known))
-    shares = overlap.overlap([known[0].upper(), "Nobody in the room moved. Something quite new happened.", "New one entirely.", "No."], tmp_path)
+    shares = overlap.overlap(
+        [known[0].upper(), "Nobody in the room moved. Something quite new happened.", "New one entirely.", "No."],
+        tmp_path,
+    )
     np.testing.assert_allclose(shares, [1.0, 0.5, 0.0, 0.0])
 
 
@@ -259,7 +265,7 @@ def test_corpora_are_read_alike(tmp_path: Path, suffix: str) -> None:
 
 def test_bad_corpora_are_told(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "fine"}\n{"no": 1}\n')
-    with pytest.raises(UserError, match="a.jsonl:2"):
+    with pytest.raises(UserError, match=r"a\.jsonl:2"):
         list(read_texts(tmp_path / "a.jsonl"))
     (tmp_path / "a.csv").write_text("text")
     with pytest.raises(UserError, match="format"):

@@ -90,4 +90,5 @@ def summarise_held_out(observed_RF: Array, null_BF: Array) -> HeldOut:
     if len(null_B) >= MIN_BAND:
         (low, high), reason = np.percentile(null_B, [2.5, 97.5]), ""
     p = float(permutation_p(interval.mean, null_B))
-    return HeldOut(*interval[:3], p, float(low), float(high), reason, null_B)
+    ends = np.clip([interval.ci_low, interval.ci_high], 0, 1)  # a mean of scores cannot lie outside
+    return HeldOut(interval.mean, float(ends[0]), float(ends[1]), p, float(low), float(high), reason, null_B)

@@ -98,7 +98,7 @@ def capture_shards(
             done += stream.get_slice("acts").get_shape()[0]
             next_text = int(stream.get_tensor("last_row")) + 1
     bar = tqdm(total=n_tokens, initial=done, desc=f"capturing {site}", unit="token", unit_scale=True)
-    contexts = itertools.dropwhile(lambda item: item[0] < next_text, plan.contexts(texts))
+    contexts: Iterator[tuple[int, str]] = itertools.dropwhile(lambda item: item[0] < next_text, plan.contexts(texts))
     pending: list[torch.Tensor] = []
     held, started, dropped = 0, time.time(), 0
     while done < n_tokens and (chunk := list(itertools.islice(contexts, _CHUNK))):

@@ -47,7 +47,7 @@ def encode(sae: Any, responses: Responses, name: str, block_tokens: int = 2048) 
     Masked tokens (sink, template, outliers) stay silent: their latents mean nothing and would be dense.
     """
     clean = np.flatnonzero(responses.tokens["clean"].to_numpy(dtype=bool))
-    codes = encode_rows(sae, responses.values[clean], block_tokens)
+    codes = encode_rows(sae, np.asarray(responses.values[clean]), block_tokens)
     counts = np.zeros(len(responses.tokens), dtype=codes.indptr.dtype)
     counts[clean] = np.diff(codes.indptr)
     starts = np.concatenate([[0], np.cumsum(counts)])

@@ -74,7 +74,9 @@ def site_of(sae: Any) -> Site:
     """The site an SAE was trained on, from its metadata."""
     name = sae.cfg.metadata.hook_name
     if not name:
-        raise UserError("This SAE does not say which hook it belongs to", where="--sae", suggestion="Add metadata.hook_name")
+        raise UserError(
+            "This SAE does not say which hook it belongs to", where="--sae", suggestion="Add metadata.hook_name"
+        )
     return Site.parse(name)
 
 

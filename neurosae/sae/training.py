@@ -62,7 +62,7 @@ class SparseAutoencode(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         x_BD: torch.Tensor,
         W_enc_DF: torch.Tensor,
@@ -79,7 +79,7 @@ class SparseAutoencode(torch.autograd.Function):
         return codes @ W_dec_FD + b_dec_D
 
     @staticmethod
-    def backward(ctx: Any, grad_BD: torch.Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad_BD: torch.Tensor) -> Any:
         """Gradients for the encoder and decoder; the input gets none."""
         x_BD, W_dec_FD, values_n, rows_n, columns_n = ctx.saved_tensors
         # One dense product and a look-up beat gathering rows for each active latent.
@@ -102,6 +102,7 @@ class SparseBatchTopK(BatchTopKTrainingSAE):
     """SAELens' BatchTopK SAE whose training step is sparse; everything else (saving, loading, folding) is SAELens'."""
 
     k_now: float | None = None
+    topk_threshold: torch.Tensor
 
     def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
         """One step: select with BatchTopK, reconstruct, add the auxiliary loss of dead latents."""
@@ -158,7 +159,7 @@ class SparseBatchTopK(BatchTopKTrainingSAE):
         return self.cfg.aux_loss_coefficient * scale * (codes @ self.W_dec[which] - missed).pow(2).sum(-1).mean()
 
 
-class Trainer(SAETrainer):  # type: ignore[type-arg]
+class Trainer(SAETrainer):
     """SAELens' trainer with an annealed k and a log; checkpoints hold everything needed to go on."""
 
     def __init__(self, *args: Any, plan: TrainingPlan, log_every: int = 50, **kwargs: Any) -> None:
@@ -202,7 +203,14 @@ def initial_sae(plan: TrainingPlan, sample_TD: torch.Tensor, scale: float, metad
 
 
 def train(
-    shards: Path, plan: TrainingPlan, site: Site, model_name: str, out: Path, *, n_checkpoints: int = 10, **metadata: Any
+    shards: Path,
+    plan: TrainingPlan,
+    site: Site,
+    model_name: str,
+    out: Path,
+    *,
+    n_checkpoints: int = 10,
+    **metadata: Any,
 ) -> tuple[SparseBatchTopK, Trainer]:
     """Train on a folder of shards and return the SAE in raw activation units (the scale is folded into the weights).
 
@@ -232,7 +240,8 @@ def train(
     if checkpoints:
         sae.load_weights_from_checkpoint(checkpoints[-1])
         trainer.load_trainer_state(checkpoints[-1])
-        reader.step = trainer.n_training_steps
+        # The checkpoint is written before its own step is counted.
+        reader.step = trainer.n_training_steps = trainer.n_training_samples // reader.batch_size
         trainer.checkpoint_thresholds = [t for t in trainer.checkpoint_thresholds if t > trainer.n_training_samples]
     trainer.fit()
     _set_threshold(sae, sample[:20_000], plan.k)
@@ -243,6 +252,9 @@ def train(
 def _set_threshold(sae: SparseBatchTopK, sample_TD: torch.Tensor, k: int) -> None:
     """The threshold at which k latents are active on average: the running one lags behind after a short training."""
     norm = sae.W_dec.norm(dim=-1)
-    parts = [torch.addmm(sae.b_enc * norm, x, sae.W_enc * norm).topk(min(8 * k, len(norm)), sorted=False).values for x in sample_TD.split(2000)]
+    parts = [
+        torch.addmm(sae.b_enc * norm, x, sae.W_enc * norm).topk(min(8 * k, len(norm)), sorted=False).values
+        for x in sample_TD.split(2000)
+    ]
     largest = torch.cat(parts).flatten()
     sae.topk_threshold = largest.topk(k * len(sample_TD), sorted=False).values.min().clamp(min=0).double()

@@ -1,0 +1,1 @@
+"""Speed against peers, paired in one process: ``python -m benchmarks.<name>``."""
