@@ -56,11 +56,7 @@ def cut_model() -> LanguageModel:
     plain = AutoModelForCausalLM.from_pretrained(str(models.prepare()), dtype=torch.float32).eval()
     plain.model.layers = plain.model.layers[: _SITE.block + 1]
     plain.model.norm = torch.nn.Identity()
-
-    class Bare:
-        original_model = plain
-
-    return replace(models.load(), bridge=Bare())
+    return replace(models.load(), plain=plain)
 
 
 def measure_capture(repeats: int) -> dict[str, Any]:

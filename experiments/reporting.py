@@ -49,7 +49,7 @@ def summary(contrast_run: ContrastRun, tables: Tables) -> str:
     parts = [
         head,
         "",
-        f"Best {_SHOWN} of {len(variants)} variants by held-out AUROC",
+        f"Best {min(_SHOWN, len(variants))} of {len(variants)} variants by held-out AUROC",
         "",
         _ranked(shown).to_string(index=False),
     ]
@@ -93,12 +93,19 @@ def _baseline_sentence(row: pd.Series) -> str:
     return f"Bag of words: accuracy {row['balanced_accuracy']:.3f} on held-out groups, so {verdict}."
 
 
+def _p(value: float) -> str:
+    return "not computed" if not np.isfinite(value) else "< 0.001" if value < 0.001 else f"= {value:.3f}"
+
+
 def _claims(claims: pd.DataFrame) -> str:
     lines = []
     for row in claims.to_dict("records"):
+        if row["n_cells"] == 0:
+            lines.append(f"  {row['claim']}: not tested, the grid has no matched cells for it")
+            continue
         lines.append(
             f"  {row['claim']}: {row['delta']:+.3f} ({row['ci_low']:+.3f} to {row['ci_high']:+.3f}), "
-            f"p = {row['p_holm']:.3f} after Holm, {row['n_cells']} cells\n      -> {row['verdict']}"
+            f"p {_p(row['p_holm'])} after Holm, {row['n_cells']} cells\n      -> {row['verdict']}"
         )
     return "\n".join(lines)
 

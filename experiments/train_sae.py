@@ -141,7 +141,7 @@ format: weights rounded to bfloat16, threshold in float32. It reads raw activati
 ## Use
 
     from neurosae.sae.loading import load
-    sae = load("{options.out.name}")            # or sae_lens.SAE.load_from_disk(folder)
+    sae = load("folder of this card")           # or sae_lens.SAE.load_from_disk(folder)
 
 Put the sink token (id 0, `<|endoftext|>` for the default model) in front of every text and leave it out of everything, as
 `neurosae.capture` does. Without it the first word becomes an attention sink and the latents mean nothing.
@@ -153,8 +153,9 @@ Put the sink token (id 0, `<|endoftext|>` for the default model) in front of eve
 {rows}
 
 FVU is the fraction of variance unexplained. *Clean* is the headline: centred, without sink and outlier tokens. *Naive*
-leaves those in; their norms are a hundred times the usual, so that it looks far better than it is. CE is in nats per
-token; a dead latent never fired on that data.
+leaves them in: their norms are a hundred times the usual, so that it describes a few tokens that the SAE never saw and
+nothing else. CE is in nats per token, with and without the reconstruction in place of clean activations, on the first 40
+texts; a dead latent never fired on that data.
 
 ## Recipe
 

@@ -3,16 +3,63 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
 
 import torch
 from tqdm.auto import tqdm
 
+from neurosae.errors import UserError
 from neurosae.models import LanguageModel
 from neurosae.sites import Site
 
 
+Change = Callable[[torch.Tensor], torch.Tensor | None]
+
+
 class _DeepestReached(Exception):
     """Raised by the last hook: nothing beyond it is asked for."""
+
+
+@contextmanager
+def at_site(language_model: LanguageModel, site: Site, change: Change) -> Iterator[None]:
+    """While the block lasts, `change` sees the activation at a site of the plain model; what it returns replaces it.
+
+    Components return a tensor or a tuple whose first entry is the tensor, depending on the version: both are handled.
+    """
+    module, listens_to_output = _component(language_model, site)
+
+    def on_output(_module: torch.nn.Module, _inputs: object, output: Any) -> Any:
+        new = change(output[0] if isinstance(output, tuple) else output)
+        return new if new is None or not isinstance(output, tuple) else (new, *output[1:])
+
+    def on_input(_module: torch.nn.Module, inputs: tuple[Any, ...]) -> Any:
+        new = change(inputs[0])
+        return None if new is None else (new, *inputs[1:])
+
+    if listens_to_output:
+        handle = module.register_forward_hook(on_output)
+    else:
+        handle = module.register_forward_pre_hook(on_input)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _component(language_model: LanguageModel, site: Site) -> tuple[torch.nn.Module, bool]:
+    """The module of the plain model whose output (True) or input (False) is the site, found through the bridge.
+
+    The bridge knows for every architecture which component a hook belongs to; its module paths differ from those of the
+    plain model only by its own wrappers.
+    """
+    hook = language_model.bridge.hook_dict[str(site)]
+    for path, module in language_model.bridge.original_model.named_modules():
+        for end, is_output in (("hook_out", True), ("hook_in", False)):
+            if getattr(module, end, None) is hook:
+                parts = [part for part in path.split(".") if part != "_original_component"]
+                return language_model.plain.get_submodule(".".join(parts)), is_output
+    raise UserError(f"{site} is no component of {language_model.name}", where="site")
 
 
 def batches(ids: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
@@ -42,25 +89,18 @@ def run_batch(language_model: LanguageModel, ids: Sequence[Sequence[int]], sites
         tokens[row, : len(text_ids)] = torch.tensor(text_ids)
     heard: dict[Site, torch.Tensor] = {}
 
-    def listener(site: Site) -> Callable[..., None]:
-        def hook(_module: torch.nn.Module, _inputs: object, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
-            # A component returns a tensor or a tuple whose first entry is the tensor, depending on the version.
-            heard[site] = (output[0] if isinstance(output, tuple) else output).detach().clone()
+    def listener(site: Site) -> Change:
+        def listen(activation: torch.Tensor) -> None:
+            heard[site] = activation.detach().clone()
             if len(heard) == len(set(sites)):
                 raise _DeepestReached
 
-        return hook
+        return listen
 
-    hooks = language_model.bridge.hook_dict
-    handles = [hooks[str(site)].register_forward_hook(listener(site)) for site in set(sites)]
-    try:
-        with torch.inference_mode():
-            language_model.base(input_ids=tokens.to(language_model.device), use_cache=False)
-    except _DeepestReached:
-        pass
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, suppress(_DeepestReached), torch.inference_mode():
+        for site in set(sites):
+            hooks.enter_context(at_site(language_model, site, listener(site)))
+        language_model.base(input_ids=tokens.to(language_model.device), use_cache=False)
     return [heard[site] for site in sites]
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import hashlib
 import logging
 import os
@@ -49,7 +50,10 @@ class LanguageModel:
     name : str
         What was asked for.
     bridge : TransformerBridge
-        The hooked model.
+        The hooked model: every hook of TransformerLens, at the price of its own, slower attention.
+    plain : torch.nn.Module
+        The transformers model as it was, on the same weights (shared, not copied): for passes that only listen at or
+        change whole streams.
     tokenizer : PreTrainedTokenizerFast
         Its tokenizer, with character offsets.
     sink_token : int
@@ -60,6 +64,7 @@ class LanguageModel:
 
     name: str
     bridge: TransformerBridge
+    plain: torch.nn.Module
     tokenizer: Any
     sink_token: int
     fingerprint: str
@@ -82,12 +87,13 @@ class LanguageModel:
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return next(self.bridge.original_model.parameters()).device
+        return next(self.plain.parameters()).device
 
     @property
     def base(self) -> torch.nn.Module:
-        """The model without its language-modelling head."""
-        return self.bridge.original_model.base_model
+        """The plain model without its language-modelling head."""
+        base: torch.nn.Module = self.plain.base_model
+        return base
 
 
 def load(name_or_path: str = DEFAULT, device: str = "auto", dtype: str = "float32") -> LanguageModel:
@@ -118,17 +124,19 @@ def load(name_or_path: str = DEFAULT, device: str = "auto", dtype: str = "float3
     where = _device(device)
     local = prepare() if name_or_path == DEFAULT else None
     hf_model, tokenizer = _from_pretrained(str(local or name_or_path), DTYPES[dtype])
+    hf_model = hf_model.to(where).eval()
+    plain = _share_weights(hf_model)
     from transformer_lens.model_bridge import TransformerBridge
 
     bridge = TransformerBridge.boot_transformers(
         str(local or name_or_path),
-        hf_model=hf_model.to(where).eval(),
+        hf_model=hf_model,
         tokenizer=tokenizer,
         dtype=DTYPES[dtype],
         device=str(where),
     )
     sink = _sink_token(name_or_path, tokenizer)
-    return LanguageModel(name_or_path, bridge, tokenizer, sink, _fingerprint(hf_model, sink))
+    return LanguageModel(name_or_path, bridge, plain, tokenizer, sink, _fingerprint(plain, sink))
 
 
 def prepare(name: str = DEFAULT) -> Path:
@@ -161,7 +169,7 @@ def surprisal(language_model: LanguageModel, texts: Sequence[str], batch_size: i
     -------
     numpy.ndarray of shape (S,)
     """
-    tokenizer, model = language_model.tokenizer, language_model.bridge.original_model
+    tokenizer, model = language_model.tokenizer, language_model.plain
     result = np.zeros(len(texts))
     for start in range(0, len(texts), batch_size):
         for row, text in enumerate(texts[start : start + batch_size], start):
@@ -171,6 +179,12 @@ def surprisal(language_model: LanguageModel, texts: Sequence[str], batch_size: i
                 logits = model(input_ids=tokens, use_cache=False).logits[0, :-1].float()
             result[row] = torch.nn.functional.cross_entropy(logits, tokens[0, 1:]).item()
     return result
+
+
+def _share_weights(hf_model: torch.nn.Module) -> torch.nn.Module:
+    """A second model object on the same parameters and buffers: the bridge rewires the first one in place."""
+    tensors = [*hf_model.parameters(), *hf_model.buffers()]
+    return copy.deepcopy(hf_model, {id(tensor): tensor for tensor in tensors})
 
 
 def _device(device: str) -> torch.device:

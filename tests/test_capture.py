@@ -140,7 +140,7 @@ def test_surprisal_is_that_of_the_model(language_model: LanguageModel) -> None:
     assert 0 < plain < odd
     ids = torch.tensor([[language_model.sink_token, *language_model.tokenizer("It failed.").input_ids]])
     with torch.inference_mode():
-        expected = language_model.bridge.original_model(input_ids=ids, labels=ids).loss.item()
+        expected = language_model.plain(input_ids=ids, labels=ids).loss.item()
     assert surprisal(language_model, ["It failed."])[0] == pytest.approx(expected, rel=1e-5)
 
 
@@ -160,3 +160,19 @@ def test_a_file_cut_short_is_told(captured: dict[Site, Responses], tmp_path: Pat
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(UserError, match="cut short"):
         Responses.load(tmp_path / "r")
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+def test_the_plain_model_is_heard_where_the_bridge_has_its_hook(language_model: LanguageModel, stream: str) -> None:
+    site, text = Site(4, stream), TEXTS[0]
+    ids = torch.tensor([[language_model.sink_token, *language_model.tokenizer(text).input_ids]])
+    with torch.inference_mode():
+        _, cache = language_model.bridge.run_with_cache(ids, names_filter=lambda name: name == str(site))
+    expected = cache[str(site)][0].numpy()
+    values = capture(language_model, [text], [site])[site].values
+    np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
+def test_the_plain_model_shares_its_weights_with_the_bridge(language_model: LanguageModel) -> None:
+    ours = {p.data_ptr() for p in language_model.plain.parameters()}
+    assert ours <= {p.data_ptr() for p in language_model.bridge.original_model.parameters()}

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
-from neurosae.forward import batches, stream
+from neurosae.forward import Change, at_site, batches, stream
 from neurosae.models import LanguageModel
 from neurosae.norms import LIMIT, median_norms
 from neurosae.sae.loading import site_of
+from neurosae.sites import Site
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class Evaluation:
     fvu_clean : float
         Fraction of variance unexplained on clean tokens, centred: squared error over squared distance from the mean.
     fvu_naive : float
-        The same with sink and outlier tokens left in: they inflate the variance, so that it looks far too good.
+        The same with sink and outlier tokens left in. Their norms rule both error and variance, so that it says
+        nothing about the rest: far too good for an SAE trained on them, above 1 for one that never saw them.
     fvu_uncentred : float
         Clean tokens, squared error over squared norm.
     l0 : float
@@ -167,20 +169,11 @@ def _pad(batch: list[list[int]], fill: int) -> tuple[torch.Tensor, torch.Tensor]
     return tokens, real
 
 
-def _logits(language_model: LanguageModel, tokens: torch.Tensor, site: Any, change: Any) -> torch.Tensor:
+def _logits(language_model: LanguageModel, tokens: torch.Tensor, site: Site, change: Change) -> torch.Tensor:
     """Logits of a pass in which `change` maps the activation at the site."""
-
-    def hook(_module: torch.nn.Module, _inputs: object, output: Any) -> Any:
-        if isinstance(output, tuple):
-            return (change(output[0]), *output[1:])
-        return change(output)
-
-    handle = language_model.bridge.hook_dict[str(site)].register_forward_hook(hook)
-    try:
-        with torch.inference_mode():
-            return language_model.bridge.original_model(input_ids=tokens, use_cache=False).logits
-    finally:
-        handle.remove()
+    with at_site(language_model, site, change), torch.inference_mode():
+        logits: torch.Tensor = language_model.plain(input_ids=tokens, use_cache=False).logits
+    return logits
 
 
 def _cross_entropy(logits: torch.Tensor, tokens: torch.Tensor, predicted: torch.Tensor) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,7 @@ class SparseAutoencode(torch.autograd.Function):
 def _csr(rows: torch.Tensor, columns: torch.Tensor, values: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
     starts = torch.zeros(shape[0] + 1, dtype=torch.long)
     starts[1:] = torch.bincount(rows, minlength=shape[0]).cumsum(0)
-    return torch.sparse_csr_tensor(starts, columns, values, shape)
+    return torch.sparse_csr_tensor(starts, columns, values, shape, check_invariants=False)
 
 
 class SparseBatchTopK(BatchTopKTrainingSAE):
@@ -115,7 +116,9 @@ class SparseBatchTopK(BatchTopKTrainingSAE):
         out = SparseAutoencode.apply(x, self.W_enc, self.b_enc, self.W_dec, self.b_dec, values, rows, columns)
         mse = (out - x).pow(2).sum(-1).mean()
         aux = self._auxiliary_loss(x, out, step_input.dead_neuron_mask)
-        codes = torch.sparse_coo_tensor(torch.stack([rows, columns]), values, scores.shape, is_coalesced=True)
+        codes = torch.sparse_coo_tensor(
+            torch.stack([rows, columns]), values, scores.shape, is_coalesced=True, check_invariants=False
+        )
         return TrainStepOutput(
             sae_in=x,
             sae_out=out,
@@ -243,7 +246,9 @@ def train(
         # The checkpoint is written before its own step is counted.
         reader.step = trainer.n_training_steps = trainer.n_training_samples // reader.batch_size
         trainer.checkpoint_thresholds = [t for t in trainer.checkpoint_thresholds if t > trainer.n_training_samples]
-    trainer.fit()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        trainer.fit()
     _set_threshold(sae, sample[:20_000], plan.k)
     return sae, trainer
 
