@@ -110,17 +110,13 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def settings(options: argparse.Namespace) -> Settings:
     """What every contrast of this command shares."""
-    sae_site = loading.site_of(loading.load(options.sae)) if _needs_sae(options) else None
-    blocks = tuple(options.block or ([sae_site.block] if sae_site else []))
-    if not blocks:
-        raise UserError(
-            "Without an SAE there is no default block", where="--block", suggestion="Name one, e.g. --block 15"
-        )
-    if sae_site and sae_site != Site(sae_site.block):
+    models.resolve_device(options.device)
+    sae_site = loading.declared_site(options.sae)
+    if _needs_sae(options) and sae_site != Site(sae_site.block):
         raise UserError(f"The SAE reads {sae_site}; the runner compares residual streams", where="--sae")
     grid = Grid(
-        blocks=blocks,
-        sae_block=sae_site.block if sae_site else blocks[0],
+        blocks=tuple(options.block or [sae_site.block]),
+        sae_block=sae_site.block,
         representations=tuple(options.representation),
         selectors=tuple(options.selector),
         ks=tuple(sorted(set(options.k))),

@@ -113,7 +113,8 @@ def _claims(claims: pd.DataFrame) -> str:
 def draw(contrast_run: ContrastRun, folder: RunFolder, tables: Tables) -> None:
     """All figures of a run."""
     variants, where = tables.variants, folder.path / "figures"
-    ks = sorted(k for k in variants.loc[~variants["selector"].isin(["all", "pca"]), "k"].unique())
+    chosen = variants["representation"].isin(["raw", "sae"]) & ~variants["selector"].isin(["all", "pca"])
+    ks = sorted(variants.loc[chosen, "k"].unique())
     k = CONTROL_K if CONTROL_K in ks else ks[-1]
     plots.save(plots.method_comparison(variants, k).figure, where / "method_comparison")
     present = [r for r in ("raw", "sae") if r in set(variants["representation"])]

@@ -13,7 +13,6 @@ from neurosae.errors import UserError
 from neurosae.models import LanguageModel
 from neurosae.sites import Site
 
-
 Change = Callable[[torch.Tensor], torch.Tensor | None]
 
 

@@ -17,7 +17,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -92,8 +92,7 @@ class LanguageModel:
     @property
     def base(self) -> torch.nn.Module:
         """The plain model without its language-modelling head."""
-        base: torch.nn.Module = self.plain.base_model
-        return base
+        return cast(torch.nn.Module, self.plain.base_model)
 
 
 def load(name_or_path: str = DEFAULT, device: str = "auto", dtype: str = "float32") -> LanguageModel:
@@ -121,7 +120,7 @@ def load(name_or_path: str = DEFAULT, device: str = "auto", dtype: str = "float3
     """
     if dtype not in DTYPES:
         raise UserError(f"Unknown dtype '{dtype}'", where="--dtype", allowed=", ".join(DTYPES))
-    where = _device(device)
+    where = resolve_device(device)
     local = prepare() if name_or_path == DEFAULT else None
     hf_model, tokenizer = _from_pretrained(str(local or name_or_path), DTYPES[dtype])
     hf_model = hf_model.to(where).eval()
@@ -184,10 +183,12 @@ def surprisal(language_model: LanguageModel, texts: Sequence[str], batch_size: i
 def _share_weights(hf_model: torch.nn.Module) -> torch.nn.Module:
     """A second model object on the same parameters and buffers: the bridge rewires the first one in place."""
     tensors = [*hf_model.parameters(), *hf_model.buffers()]
-    return copy.deepcopy(hf_model, {id(tensor): tensor for tensor in tensors})
+    shared: torch.nn.Module = copy.deepcopy(hf_model, {id(tensor): tensor for tensor in tensors})
+    return shared
 
 
-def _device(device: str) -> torch.device:
+def resolve_device(device: str) -> torch.device:
+    """The device of that name, "auto" resolved; an error if this machine has none."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -47,14 +47,7 @@ def load(spec: str = DEFAULT, device: str = "cpu") -> Any:
     >>> str(site_of(sae))
     'blocks.15.hook_resid_post'
     """
-    known = bundled()
-    folder = known.get(spec, Path(spec))
-    if not folder.is_dir():
-        raise unknown_name("SAE", spec, known, where="--sae")
-    try:
-        config = json.loads((folder / "cfg.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder / 'cfg.json'} cannot be read ({error})", where="--sae") from error
+    folder, config = _configuration(spec)
     from sae_lens import SAE
 
     try:
@@ -70,9 +63,29 @@ def load(spec: str = DEFAULT, device: str = "cpu") -> Any:
     return sae.eval()
 
 
+def _configuration(spec: str) -> tuple[Path, dict[str, Any]]:
+    """Folder of an SAE and its configuration."""
+    known = bundled()
+    folder = known.get(spec, Path(spec))
+    if not folder.is_dir():
+        raise unknown_name("SAE", spec, known, where="--sae")
+    try:
+        return folder, dict(json.loads((folder / "cfg.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder / 'cfg.json'} cannot be read ({error})", where="--sae") from error
+
+
+def declared_site(spec: str) -> Site:
+    """The site an SAE was trained on, from its configuration alone."""
+    return _site(_configuration(spec)[1].get("metadata", {}).get("hook_name"))
+
+
 def site_of(sae: Any) -> Site:
-    """The site an SAE was trained on, from its metadata."""
-    name = sae.cfg.metadata.hook_name
+    """The site a loaded SAE was trained on, from its metadata."""
+    return _site(sae.cfg.metadata.hook_name)
+
+
+def _site(name: str | None) -> Site:
     if not name:
         raise UserError(
             "This SAE does not say which hook it belongs to", where="--sae", suggestion="Add metadata.hook_name"
