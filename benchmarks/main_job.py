@@ -3,7 +3,7 @@
 ``python -m benchmarks.main_job [--json]`` prints one line per measurement: our figure, the peer's, their ratio
 and how far the results differ. Ours and the peer's run alternate in one process; figures are medians.
 
-``python -m benchmarks.main_job --stages`` times a fresh default run, stage by stage, in a temporary folder.
+Then a fresh default run on `success`, responses captured anew in a temporary cache, split by stage.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def cut_model() -> LanguageModel:
     plain = AutoModelForCausalLM.from_pretrained(str(models.prepare()), dtype=torch.float32).eval()
     plain.model.layers = plain.model.layers[: _SITE.block + 1]
     plain.model.norm = torch.nn.Identity()
-    return replace(models.load(), plain=plain)
+    return replace(models.load(), plain=plain, components={})
 
 
 def measure_capture(repeats: int) -> dict[str, Any]:
@@ -107,14 +107,14 @@ def measure_stages(jobs: int) -> list[dict[str, Any]]:
         started = time.perf_counter()
         contrast_run = combinatorial.runs(options, combinatorial.settings(options))[0]
         folder = RunFolder(Path(scratch) / "success", contrast_run.configuration())
-        lines.append({"name": "set-up, SAE and stimuli read", "seconds": time.perf_counter() - started})
+        lines.append({"name": "set-up, SAE and stimuli read", "seconds": round(time.perf_counter() - started, 1)})
         tables = contrast_run.compute(folder)
         timings = json.loads((folder.path / "manifest.json").read_text())["timings"]
-        lines += [{"name": name, "seconds": seconds} for name, seconds in timings.items()]
+        lines += [{"name": name, "seconds": round(seconds, 1)} for name, seconds in timings.items()]
         before = time.perf_counter()
         reporting.draw(contrast_run, folder, tables)
-        lines.append({"name": "figures", "seconds": time.perf_counter() - before})
-        lines.append({"name": "whole run, imports not counted", "seconds": time.perf_counter() - started})
+        lines.append({"name": "figures", "seconds": round(time.perf_counter() - before, 1)})
+        lines.append({"name": "whole run, imports not counted", "seconds": round(time.perf_counter() - started, 1)})
     return lines
 
 
@@ -124,11 +124,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m benchmarks.main_job", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--stages", action="store_true")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args(arguments)
-    results = measure_stages(options.jobs) if options.stages else [measure_capture(options.repeats)]
+    results = [measure_capture(options.repeats), *measure_stages(options.jobs)]
     for line in results:
         print(json.dumps(line) if options.json else "  ".join(f"{key}: {value}" for key, value in line.items()))
     return 0

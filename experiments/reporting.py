@@ -143,7 +143,8 @@ def _best_ensemble(contrast_run: ContrastRun, tables: Tables) -> Any:
     decisions = pd.DataFrame(
         {"decision": best["decision"], "side": contrast_run.labels, "domain": table["domain"].to_numpy()}
     )
-    title = f"{best['representation']}, {best['selector']}, k = {best['k']}: AUROC {best['auroc']['mean']:.3f}"
+    method = f"{plots.LABELS[best['representation']]}, {plots.selector_label(best['selector'])}, k = {best['k']}"
+    title = f"{method}: AUROC {best['auroc']['mean']:.3f}"
     target, foil = _sides(contrast_run)
     return plots.stimulus_activation(decisions, target, foil, title).figure
 

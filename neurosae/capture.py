@@ -157,6 +157,7 @@ def _token_table(
 ) -> pd.DataFrame:
     lengths = [len(prompt.ids) for prompt in prompts]
     all_ids = [token for prompt in prompts for token in prompt.ids]
+    shown = {token: language_model.tokenizer.decode([token]) for token in set(all_ids)}
     role = np.array([name for prompt in prompts for name in prompt.roles], dtype=object)
     normal = np.ones(len(all_ids), bool)
     for site, rows in values.items():
@@ -166,7 +167,7 @@ def _token_table(
             "stimulus": np.repeat(np.arange(len(prompts)), lengths),
             "position": np.concatenate([np.arange(n) for n in lengths]),
             "token_id": np.array(all_ids),
-            "token": [language_model.tokenizer.decode([token]) for token in all_ids],
+            "token": [shown[token] for token in all_ids],
             "role": role,
             "target": [flag for prompt in prompts for flag in prompt.target],
             "clean": (role == TEXT) & normal,

@@ -26,7 +26,10 @@ def at_site(language_model: LanguageModel, site: Site, change: Change) -> Iterat
 
     Components return a tensor or a tuple whose first entry is the tensor, depending on the version: both are handled.
     """
-    module, listens_to_output = _component(language_model, site)
+    known = language_model.components
+    if str(site) not in known:
+        known[str(site)] = _component(language_model, site)
+    module, listens_to_output = known[str(site)]
 
     def on_output(_module: torch.nn.Module, _inputs: object, output: Any) -> Any:
         new = change(output[0] if isinstance(output, tuple) else output)

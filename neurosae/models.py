@@ -15,7 +15,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -60,6 +60,8 @@ class LanguageModel:
         Token id prepended to every text and masked everywhere.
     fingerprint : str
         Hash of the weights (the first 1,024 values of every parameter) and of the sink token: equal for equal models.
+    components : dict
+        Where in the plain model a hook of the bridge sits, filled by `neurosae.forward` when first asked for.
     """
 
     name: str
@@ -68,6 +70,7 @@ class LanguageModel:
     tokenizer: Any
     sink_token: int
     fingerprint: str
+    components: dict[str, tuple[torch.nn.Module, bool]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def n_blocks(self) -> int:

@@ -80,7 +80,7 @@ def method_comparison(variants: pd.DataFrame, k: int, ax: Axes | None = None) ->
             label=LABELS[representation],
         )
     ax.axvline(0.5, color="0.4", lw=1, ls=":")
-    ax.set_yticks(range(len(order)), [_selector(name) for name in order])
+    ax.set_yticks(range(len(order)), [selector_label(name) for name in order])
     ax.set_xlabel("held-out AUROC (dot: mean, line: 95 % interval, grey: chance, 95 % of permutations)")
     ax.set_xlim(right=1.02)
     ax.set_title(f"Which method finds the features? (k = {k})", loc="left")
@@ -102,7 +102,7 @@ def score_against_k(variants: pd.DataFrame, representation: str, ax: Axes | None
         # Side by side, so that the intervals of one k can be told apart.
         x = np.array([ks.index(k) for k in line["k"]]) + 0.5 * (i / max(1, len(selectors) - 1) - 0.5)
         errors = np.abs([line["auroc"] - line["auroc_ci_low"], line["auroc_ci_high"] - line["auroc"]])
-        ax.plot(x, line["auroc"], marker=marker, ms=5, lw=1, color=colour, label=_selector(selector))
+        ax.plot(x, line["auroc"], marker=marker, ms=5, lw=1, color=colour, label=selector_label(selector))
         ax.errorbar(x, line["auroc"], yerr=errors, fmt="none", color=colour, lw=1, alpha=0.6)
     ax.axhline(0.5, color="0.4", lw=1, ls=":")
     ax.set_xticks(range(len(ks)), [str(k) for k in ks])
@@ -139,7 +139,7 @@ def specification_curve(variants: pd.DataFrame) -> Figure:
         for value in values:
             here = x[(rows[column] == value).to_numpy()]
             bottom.scatter(here, np.full(len(here), y), marker="|", s=40, color=[colours[i] for i in here])
-            labels.append(LABELS.get(value, _selector(value)) if column != "k" else f"k = {value or 'all'}")
+            labels.append(LABELS.get(value, selector_label(value)) if column != "k" else f"k = {value or 'all'}")
             y += 1
         if column != "k":
             bottom.axhline(y - 0.5, color="0.8", lw=0.8)
@@ -157,7 +157,7 @@ def selection_overlap(features: pd.DataFrame, representation: str, k: int, ax: A
     names = sorted(map(str, sets))
     overlap = np.array([[len(sets[a] & sets[b]) / len(sets[a] | sets[b]) for b in names] for a in names])
     ax = ax or plt.subplots(figsize=(5.5, 4.8))[1]
-    shown = [_selector(name) for name in names]
+    shown = [selector_label(name) for name in names]
     sns.heatmap(
         overlap, vmin=0, vmax=1, cmap="cividis", square=True, annot=True, fmt=".2f", annot_kws={"size": 7},
         xticklabels=shown, yticklabels=shown, cbar_kws={"label": "Jaccard overlap"}, ax=ax,
@@ -221,6 +221,7 @@ def claims(table: pd.DataFrame, margin: float = 0.02, ax: Axes | None = None) ->
     return ax
 
 
-def _selector(name: Any) -> str:
+def selector_label(name: Any) -> str:
+    """Name of a selector as figures show it."""
     known = {"rsa": "RSA", "auroc": "AUROC", "pca": "PCA", "l1": "L1", "all": "all features"}
     return " ".join(known.get(part, part) for part in str(name).split("_"))
