@@ -152,7 +152,7 @@ def decode(
         raise UserError("Responses to decode must be finite")
     if selector != CEILING and (not len(ks) or min(ks) < 1):
         raise UserError(f"k is {list(ks)}", allowed="integers from 1")
-    paired_S = design.blocks_S if design.design == "pairs" else None
+    paired_S = design.blocks_S if design.design in ("pairs", "families") else None
     ks = [0] if selector == CEILING else list(ks)
     method = _Method(selector, ks, get_ensemble(ensemble), paired_S, profiles, transform, block_size)
     null_BS = design.arrangements_BS[:n_permutations]

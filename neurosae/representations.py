@@ -26,6 +26,7 @@ from neurosae.stimuli import StimulusSet
 log = logging.getLogger(__name__)
 EMBEDDINGS = Site(0, "resid_pre")
 PROFILE_WIDTH = 16
+_READ = ("id", "text", "target_start", "target_end")  # what responses depend on
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Bench:
     def __init__(self, stimuli: StimulusSet, source: Source, *, progress: bool = False) -> None:
         self.stimuli, self.source, self.progress = stimuli, source, progress
         self.folder = cache_folder("responses") / digest(
-            {"stimuli": stimuli.table[["id", "text"]].to_numpy().tolist(), "chat": stimuli.chat, **source.identity()}
+            {"stimuli": stimuli.table[list(_READ)].to_numpy().tolist(), "chat": stimuli.chat, **source.identity()}
         )
         self._language_model: LanguageModel | None = None
         self._sae: Any = None

@@ -167,6 +167,16 @@ def test_the_bundled_sae_knows_its_site(sae: object, language_model: LanguageMod
     )
 
 
+def test_sae_lens_alone_reads_the_bundled_sae_alike(sae: object) -> None:
+    from sae_lens import SAE
+
+    folder = Path(train_sae.__file__).parents[1] / "neurosae/pretrained" / sae_name()
+    x = torch.randn(20, 576, generator=torch.Generator().manual_seed(5)) * 20
+    with torch.inference_mode():
+        theirs, ours = SAE.load_from_disk(folder).encode(x), sae.encode(x)  # type: ignore[attr-defined]
+    np.testing.assert_allclose(theirs.float(), ours, rtol=1e-5, atol=1e-4)
+
+
 def sae_name() -> str:
     from neurosae.sae.loading import DEFAULT
 
