@@ -58,7 +58,9 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--dtype", default="float32", choices=list(models.DTYPES))
     what.add_argument("--sae", default=loading.DEFAULT, help="a bundled SAE or a folder (default: %(default)s)")
     grid = p.add_argument_group("grid")
-    grid.add_argument("--block", "--blocks", type=int, nargs="+", help="blocks whose neurons are read (default: the SAE's)")
+    grid.add_argument(
+        "--block", "--blocks", type=int, nargs="+", help="blocks whose neurons are read (default: the SAE's)"
+    )
     grid.add_argument("--pooling", nargs="+", default=["mean"])
     grid.add_argument("--representation", nargs="+", default=["raw", "sae"])
     grid.add_argument("--selector", nargs="+", default=list(DEFAULT_SELECTORS))

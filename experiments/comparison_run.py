@@ -23,6 +23,7 @@ from neurosae.decoding import Design, decode, make_design
 from neurosae.errors import UserError
 from neurosae.files import digest, write_json
 from neurosae.representations import EMBEDDINGS, Bench, Source
+from neurosae.responses import Pooled
 from neurosae.runs import (
     RunFolder,
     domains_table,
@@ -40,6 +41,9 @@ FORMAT = 1  # of the cells; raised when their content changes, so that old runs 
 _LIBRARIES = ("torch", "transformers", "transformer-lens", "sae-lens", "scikit-learn", "numpy", "scipy", "pandas")
 # Rough rates of a 2-core machine, for --dry-run only.
 _SECONDS_PER_TOKEN, _SECONDS_PER_FAMILY, _SECONDS_TO_START = 1 / 900, 2.5, 30.0
+
+
+Input = tuple[np.ndarray, tuple[np.ndarray, np.ndarray] | None]
 
 
 @dataclass(frozen=True)
@@ -168,9 +172,9 @@ class ContrastRun:
         if pending:
             bench = Bench(self.stimuli, self.settings.source, progress=self.settings.progress)
             bench.listen(self.sites())
-            jobs = [self._job(family, bench, design, folder) for family in pending]
+            inputs = {self._key(family): self._input(family, bench) for family in pending}
             timings["responses_s"] = round(time.time() - started, 1)
-            self._run_jobs(jobs)
+            self._run_cells(pending, inputs, design, folder)
             timings["cells_s"] = round(time.time() - started - timings["responses_s"], 1)
         cells = folder.cells(self.variants)
         folds = folds_table(cells)
@@ -183,37 +187,50 @@ class ContrastRun:
         write_json(folder.path / "manifest.json", self._manifest(timings, started))
         return tables
 
-    def _run_jobs(self, jobs: list[Any]) -> None:
-        parallel = joblib.Parallel(n_jobs=self.settings.jobs, return_as="generator_unordered")
-        bar = tqdm(total=len(self.variants), desc="variants", unit="variant", disable=not self.settings.progress)
-        bar.update(len(self.variants) - sum(len(job[1]["variants"]) for job in jobs if job))
-        for finished in parallel(joblib.delayed(function)(**arguments) for function, arguments in jobs):
-            bar.update(finished)
-        bar.close()
+    def _run_cells(
+        self, families: list[Family], inputs: dict[tuple[Any, ...], Input], design: Design, folder: RunFolder
+    ) -> None:
+        """Every family is one job; families with the same representation share one matrix."""
+        missing = {f: [variant for variant in f.variants() if not folder.is_finished(variant)] for f in families}
+        context = {"concept": self.stimuli.name, "contrast": self.contrast}
+        jobs = (
+            joblib.delayed(compute_family)(
+                *inputs[self._key(family)],
+                design=design,
+                variants=variants,
+                paths=[folder.cell(variant) for variant in variants],
+                context=context,
+                seed=self.settings.seed,
+            )
+            for family, variants in missing.items()
+        )
+        done = len(self.variants) - sum(map(len, missing.values()))
+        with tqdm(
+            total=len(self.variants), initial=done, desc="variants", unit="variant", disable=not self.settings.progress
+        ) as bar:
+            for finished in joblib.Parallel(n_jobs=self.settings.jobs, return_as="generator_unordered")(jobs):
+                bar.update(finished)
 
-    def _job(self, family: Family, bench: Bench, design: Design, folder: RunFolder) -> Any:
-        X_SF = bench.pooled(family.representation, family.block, family.pooling)  # type: ignore[arg-type]
-        self._check(family, X_SF)
+    @staticmethod
+    def _key(family: Family) -> tuple[Any, ...]:
+        return family.representation, family.block, family.pooling, family.selector.endswith("_profile")
+
+    def _input(self, family: Family, bench: Bench) -> Input:
+        """Stimuli x features of the contrast's stimuli, and their profiles where the selector needs them."""
+        pooled = bench.pooled(family.representation, family.block, family.pooling)
+        self._check(family, pooled)
         profiles = None
         if family.selector.endswith("_profile"):
             found = bench.profiles(family.representation, family.block)
-            profiles = None if found is None else (found.values_SWF[self.rows], found.defined_SW[self.rows])
-        variants = [variant for variant in family.variants() if not folder.is_finished(variant)]
-        return compute_family, {
-            "X_SF": X_SF.dense()[self.rows],
-            "profiles": profiles,
-            "design": design,
-            "variants": variants,
-            "paths": [folder.cell(variant) for variant in variants],
-            "context": {"concept": self.stimuli.name, "contrast": self.contrast},
-            "seed": self.settings.seed,
-        }
+            profiles = (found.values_SWF[self.rows], found.defined_SW[self.rows])
+        return pooled.dense()[self.rows], profiles
 
-    def _check(self, family: Family, pooled: Any) -> None:
-        n_features = pooled.values_SF.shape[1]
-        if max(family.ks) > n_features:
+    def _check(self, family: Family, pooled: Pooled) -> None:
+        n_features = pooled.dense().shape[1]
+        largest = max(k for f in self.families if self._key(f) == self._key(family) for k in f.ks)
+        if largest > n_features:
             raise UserError(
-                f"k is {max(family.ks)}, but '{family.representation}' has {n_features} features",
+                f"k is {largest}, but '{family.representation}' has {n_features} features",
                 where="--k",
                 allowed=f"1 to {n_features}",
             )
@@ -242,6 +259,7 @@ class ContrastRun:
 def compute_family(
     X_SF: np.ndarray,
     profiles: tuple[np.ndarray, np.ndarray] | None,
+    *,
     design: Design,
     variants: list[Variant],
     paths: list[Path],

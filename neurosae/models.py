@@ -10,6 +10,7 @@ import copy
 import hashlib
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 from filelock import FileLock
+from safetensors import SafetensorError
 
 from neurosae.errors import UserError
 from neurosae.files import atomic_path, cache_folder, sha256_file, sizes, write_json
@@ -128,15 +130,7 @@ def load(name_or_path: str = DEFAULT, device: str = "auto", dtype: str = "float3
     hf_model, tokenizer = _from_pretrained(str(local or name_or_path), DTYPES[dtype])
     hf_model = hf_model.to(where).eval()
     plain = _share_weights(hf_model)
-    from transformer_lens.model_bridge import TransformerBridge
-
-    bridge = TransformerBridge.boot_transformers(
-        str(local or name_or_path),
-        hf_model=hf_model,
-        tokenizer=tokenizer,
-        dtype=DTYPES[dtype],
-        device=str(where),
-    )
+    bridge = _bridge(str(local or name_or_path), hf_model, tokenizer, DTYPES[dtype], where)
     sink = _sink_token(name_or_path, tokenizer)
     return LanguageModel(name_or_path, bridge, plain, tokenizer, sink, _fingerprint(plain, sink))
 
@@ -151,7 +145,9 @@ def prepare(name: str = DEFAULT) -> Path:
     with FileLock(str(folder) + ".lock"):
         if not _is_complete(folder):
             log.info("preparing %s, once (about half a minute)", name)
-            with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch-") as scratch:
+            for left_by_a_kill in folder.parent.glob(f".{name}-*"):
+                shutil.rmtree(left_by_a_kill, ignore_errors=True)
+            with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{name}-") as scratch:
                 gguf = _fetch_gguf(Path(scratch))
                 with atomic_path(folder) as temporary:
                     _convert(gguf, temporary)
@@ -190,6 +186,21 @@ def _share_weights(hf_model: torch.nn.Module) -> torch.nn.Module:
     return shared
 
 
+def _bridge(source: str, hf_model: Any, tokenizer: Any, dtype: torch.dtype, device: torch.device) -> TransformerBridge:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    try:
+        return TransformerBridge.boot_transformers(
+            source, hf_model=hf_model, tokenizer=tokenizer, dtype=dtype, device=str(device)
+        )
+    except ValueError as error:
+        raise UserError(
+            f"TransformerLens has no bridge for '{source}' ({type(hf_model).__name__})",
+            where="--model",
+            allowed="architectures of TransformerLens, e.g. GPT-2, GPT-NeoX, Llama, Qwen, Gemma",
+        ) from error
+
+
 def resolve_device(device: str) -> torch.device:
     """The device of that name, "auto" resolved; an error if this machine has none."""
     if device == "auto":
@@ -212,17 +223,23 @@ def _from_pretrained(source: str, dtype: torch.dtype) -> tuple[Any, Any]:
     token = None if Path(source).is_dir() else _hub_token()
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, token=token)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, token=token)
+        model, info = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, token=token, output_loading_info=True)
     except GatedRepoError as error:
         raise _gated(source) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         if "gated" in str(error).lower():
             raise _gated(source) from error
+        reason = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(
-            f"The language model '{source}' could not be loaded: {str(error).splitlines()[0]}",
+            f"The language model '{source}' could not be loaded: {reason}",
             where="--model",
-            allowed=f"'{DEFAULT}', a Hugging Face name (needs a network or a filled hub cache), or a local folder",
+            allowed=f"'{DEFAULT}', a Hugging Face name (with a network or a hub cache), or a local folder",
         ) from error
+    # transformers fills what is not in the checkpoint with random values.
+    if missing := sorted(info["missing_keys"]):
+        raise UserError(
+            f"The checkpoint of '{source}' lacks {len(missing)} weights, e.g. {missing[0]}", where="--model"
+        )
     if not tokenizer.is_fast:
         raise UserError(f"The tokenizer of '{source}' gives no character offsets", where="--model")
     return model, tokenizer

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -145,16 +145,16 @@ class Bench:
         }
         return readers[representation]()
 
-    def pooled(self, representation: str, block: int, pooling: Pooling) -> Pooled:
+    def pooled(self, representation: str, block: int, pooling: str) -> Pooled:
         """Stimuli x features of a representation."""
         if representation == "bag_of_words":
             return bag_of_words(self.stimuli.table["text"].tolist())
-        return self.responses(representation, block).pool(pooling)
+        return self.responses(representation, block).pool(cast(Pooling, pooling))
 
-    def profiles(self, representation: str, block: int) -> Profiles | None:
-        """Stimuli x positions x features, left-aligned; None for representations without tokens."""
+    def profiles(self, representation: str, block: int) -> Profiles:
+        """Stimuli x positions x features, left-aligned."""
         if representation == "bag_of_words":
-            return None
+            raise UserError("A bag of words has no profiles over positions", where="--selector")
         return self.responses(representation, block).profiles("left", PROFILE_WIDTH)
 
     def _stored(self, name: str) -> Responses | None:

@@ -40,7 +40,7 @@ class Pooled:
 
     def dense(self) -> np.ndarray:
         """The values as a float64 array."""
-        values = self.values_SF.toarray() if sp.issparse(self.values_SF) else self.values_SF
+        values = self.values_SF.toarray() if isinstance(self.values_SF, sp.csr_array) else self.values_SF
         return np.asarray(values, dtype=np.float64)
 
 

@@ -15,10 +15,6 @@ import neurosae
 ROOT = Path(__file__).parents[1]
 MODULES = [m.name for m in pkgutil.walk_packages(neurosae.__path__, "neurosae.") if "__main__" not in m.name]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("neurosae/pretrained/*/*.md"))]
-    ROOT / "README.md",
-    *sorted((ROOT / "docs").glob("*.md")),
-    *sorted((ROOT / "neurosae/pretrained").glob("*/*.md")),
-]
 
 
 @pytest.mark.parametrize("name", MODULES)

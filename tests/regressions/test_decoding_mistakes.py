@@ -37,7 +37,11 @@ def test_mistake_5_selection_on_all_data_finds_a_concept_in_noise(noise: tuple) 
     assert honest.auroc.chance_low < honest.auroc.mean < honest.auroc.chance_high
 
 
-@pytest.mark.parametrize("selector", METHODS)
+LONG = ("rsa_discriminative_profile", "rsa_categorical_profile")  # the third profile selector stands for these
+CHECKED = [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in METHODS]
+
+
+@pytest.mark.parametrize("selector", CHECKED)
 def test_mistake_5_every_selector_is_at_chance_under_permutation(selector: str, noise: tuple) -> None:
     X_SF, profiles = noise
     design = make_design(LABELS_S, PAIR_S, PAIR_S, "pairs", n_repeats=2)
