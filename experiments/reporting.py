@@ -11,10 +11,11 @@ import pandas as pd
 from experiments.comparison_run import ContrastRun, Tables
 from neurosae import plots
 from neurosae.runs import RunFolder, features_table
-from neurosae.variants import CONTROL_K
+from neurosae.variants import ALL, CONTROL_K
 
 _SHOWN = 12
 _LEXICAL = 0.60
+_LEVEL = 0.05
 
 
 def write_and_print(contrast_run: ContrastRun, folder: RunFolder, tables: Tables) -> None:
@@ -56,6 +57,9 @@ def summary(contrast_run: ContrastRun, tables: Tables) -> str:
     if len(baseline):
         parts += ["", _baseline_sentence(baseline.iloc[0])]
     parts += ["", "Claims about method families (held-out AUROC, matched cells)", "", _claims(tables.claims)]
+    ceiling = variants[(variants["representation"] == "raw") & (variants["selector"] == ALL)]
+    if len(ceiling) and ceiling["auroc_p"].iloc[0] > _LEVEL:
+        parts += ["", "Not even all neurons decode this contrast: the claims compare methods that all fail."]
     parts += [
         "",
         f"These claims hold for this stimulus population, {settings.source.model} and {settings.source.sae} only; "

@@ -116,7 +116,7 @@ def claims_table(folds: pd.DataFrame, n_splits: int, margin: float = 0.02) -> pd
 
     Intervals and p-values come from the fold differences with the Nadeau-Bengio correction; p-values are corrected over
     the claims of a contrast (Holm). A verdict is *equivalent* where the interval lies inside +-`margin`, else
-    *supported* or *opposite* where the corrected p is below .05, else *undecided*. Only the representations ``'sae'``
+    *supported* or *opposite* where the corrected p is below .05 and the interval excludes 0, else *undecided*. Only the representations ``'sae'``
     and ``'raw'`` take part.
 
     Parameters
@@ -321,10 +321,10 @@ def _with_verdicts(table: pd.DataFrame, margin: float, untested: str) -> pd.Data
     tested = table["p"].notna().to_numpy()
     adjusted = np.full(len(table), np.nan)
     adjusted[tested] = holm(table["p"].to_numpy()[tested])
-    low, high, delta = (table[name].to_numpy(dtype=np.float64) for name in ("ci_low", "ci_high", "delta"))
+    low, high = (table[name].to_numpy(dtype=np.float64) for name in ("ci_low", "ci_high"))
     verdict = np.full(len(table), "undecided", dtype=object)
-    verdict[(adjusted < ALPHA) & (delta > 0)] = "supported"
-    verdict[(adjusted < ALPHA) & (delta < 0)] = "opposite"
+    verdict[(adjusted < ALPHA) & (low > 0)] = "supported"
+    verdict[(adjusted < ALPHA) & (high < 0)] = "opposite"
     verdict[(low >= -margin) & (high <= margin)] = "equivalent"
     verdict[~tested] = untested
     return table.assign(p_holm=adjusted, verdict=verdict)

@@ -15,7 +15,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 from neurosae import models
 from neurosae.capture import capture
 from neurosae.errors import UserError
-from neurosae.files import cache_folder, digest, sha256_file, sizes
+from neurosae.files import cache_folder, digest, folder_digest, sha256_file
 from neurosae.models import LanguageModel
 from neurosae.responses import Pooled, Pooling, Profiles, Responses
 from neurosae.sae import loading
@@ -56,7 +56,7 @@ class Source:
         """What the responses depend on besides the stimuli; a hub name stands for its weights."""
         about: dict[str, Any] = {"model": self.model, "dtype": self.dtype, "batch_size": self.batch_size}
         if Path(self.model).is_dir():
-            about["model_files"] = sizes(Path(self.model))
+            about["model_files"] = folder_digest(Path(self.model))
         return about
 
     def sae_identity(self) -> str:

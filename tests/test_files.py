@@ -4,10 +4,11 @@ import errno
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from neurosae.errors import UserError, unknown_name
-from neurosae.files import atomic_path, cache_folder, digest, safe_name, write_json, write_text
+from neurosae.files import atomic_path, cache_folder, digest, folder_digest, safe_name, write_json, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path: Path) -> None:
@@ -72,3 +73,14 @@ def test_a_cache_that_cannot_be_made_is_told(tmp_path: Path, monkeypatch: pytest
 def test_errors_say_what_where_what_is_allowed_and_a_suggestion() -> None:
     text = str(unknown_name("selector", "aurocc", ["t", "auroc"], where="--selector"))
     assert text == "--selector: Unknown selector 'aurocc'. Allowed: auroc, t. Did you mean 'auroc'?"
+
+
+def test_a_folder_digest_sees_other_content_of_the_same_size(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    path = tmp_path / "model" / "weights.bin"
+    path.parent.mkdir()
+    path.write_bytes(rng.bytes(3_000_000))
+    first = folder_digest(path.parent)
+    assert folder_digest(path.parent) == first
+    path.write_bytes(rng.bytes(3_000_000))
+    assert folder_digest(path.parent) != first

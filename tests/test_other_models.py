@@ -144,7 +144,7 @@ def test_the_streams_of_a_block_add_up(captured: dict[Site, Responses]) -> None:
     for block in (0, 2, N_BLOCKS - 1):
         parts = [captured[Site(block, stream)].values for stream in ("resid_pre", "attn_out", "mlp_out")]
         total = captured[Site(block)].values
-        assert relative_error(sum(parts), total) < 1e-5
+        assert relative_error(np.sum(parts, axis=0), total) < 1e-5
         for part in parts:
             assert relative_error(total - part, total) > 0.01  # no part is too small to be missed
 
