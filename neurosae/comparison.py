@@ -116,8 +116,8 @@ def claims_table(folds: pd.DataFrame, n_splits: int, margin: float = 0.02) -> pd
 
     Intervals and p-values come from the fold differences with the Nadeau-Bengio correction; p-values are corrected over
     the claims of a contrast (Holm). A verdict is *equivalent* where the interval lies inside +-`margin`, else
-    *supported* or *opposite* where the corrected p is below .05 and the interval excludes 0, else *undecided*. Only the representations ``'sae'``
-    and ``'raw'`` take part.
+    *supported* or *opposite* where the corrected p is below .05 and the interval excludes 0, else *undecided*. Only the
+    representations ``'sae'`` and ``'raw'`` take part.
 
     Parameters
     ----------

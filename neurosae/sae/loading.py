@@ -1,16 +1,19 @@
-"""Which SAE: a bundled name or a folder in SAELens' format. Always a SAELens object, always with its site."""
+"""Which SAE: a bundled name, a file or folder in any known format, or one on the hub. Always a SAELens object."""
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from neurosae.errors import UserError, unknown_name
+from neurosae.models import DTYPES, resolve_device
+from neurosae.sae import hub, registry
+from neurosae.sae.building import to_saelens
+from neurosae.sae.formats import recognise
 from neurosae.sites import Site
 
 DEFAULT = "smollm2-135m-b15-6k"
@@ -22,14 +25,21 @@ def bundled() -> dict[str, Path]:
     return {path.parent.name: path.parent for path in sorted(root.glob("*/cfg.json"))}
 
 
-def load(spec: str = DEFAULT, device: str = "cpu") -> Any:
-    """Load an SAE in float32, whatever precision it is stored in.
+def load(spec: str = DEFAULT, device: str = "cpu", dtype: str = "float32", model: str | None = None) -> Any:
+    """Load an SAE, whatever format and precision it is stored in.
 
     Parameters
     ----------
     spec : str
-        A bundled name, or a folder with ``cfg.json`` and ``sae_weights.safetensors``.
+        A bundled name; a file or folder, whose format is recognised by content (`neurosae.sae.formats`); or a name of
+        SAELens' registry (`neurosae.sae.registry.resolve`), of which only this SAE is fetched. ``spec@site`` says
+        where it belongs if the checkpoint does not, and overrules it if it does.
     device : str, default "cpu"
+        "auto", "cpu", "cuda", "mps".
+    dtype : {"float32", "bfloat16", "float16"}
+        Scalings are folded in float32 before.
+    model : str, optional
+        The language model, for short names that several share.
 
     Returns
     -------
@@ -39,7 +49,8 @@ def load(spec: str = DEFAULT, device: str = "cpu") -> Any:
     Raises
     ------
     UserError
-        Unknown name, missing or truncated files, weights that contradict the configuration.
+        Unknown names, missing, truncated or foreign files, tensors that are missing, misshapen or not finite,
+        configurations that contradict the tensors, pickles that would run code, no hub.
 
     Examples
     --------
@@ -47,37 +58,38 @@ def load(spec: str = DEFAULT, device: str = "cpu") -> Any:
     >>> str(site_of(sae))
     'blocks.15.hook_resid_post'
     """
-    folder, config = _configuration(spec)
-    from sae_lens import SAE
-
-    try:
-        sae = SAE.load_from_disk(folder, device=device, dtype="float32")
-    except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UserError(
-            f"{folder} holds no complete SAE ({str(error).splitlines()[0]})",
-            where="--sae",
-            allowed="a folder in SAELens' format: cfg.json and sae_weights.safetensors that fit each other",
-        ) from error
-    if sae.W_dec.shape != (config["d_sae"], config["d_in"]) or not torch.isfinite(sae.W_dec).all():
-        raise UserError(f"W_dec in {folder} has the wrong shape or values that are not finite", where="--sae")
-    return sae.eval()
-
-
-def _configuration(spec: str) -> tuple[Path, dict[str, Any]]:
-    """Folder of an SAE and its configuration."""
-    known = bundled()
-    folder = known.get(spec, Path(spec))
-    if not folder.is_dir():
-        raise unknown_name("SAE", spec, known, where="--sae")
-    try:
-        return folder, dict(json.loads((folder / "cfg.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder / 'cfg.json'} cannot be read ({error})", where="--sae") from error
+    if dtype not in DTYPES:
+        raise unknown_name("dtype", dtype, DTYPES, where="--dtype")
+    where, precision = resolve_device(device), DTYPES[dtype]
+    name, site = _split(spec)
+    path = _local(name)
+    entry = None if path else registry.resolve(name, model)
+    path = path or (hub.fetch(entry) if entry else None)
+    if path is None and entry:
+        return _converted_by_saelens(entry, site, where, precision)
+    assert path is not None
+    reader, source = recognise(path)
+    checkpoint = reader.read(source)
+    if checkpoint.model is None and entry:
+        checkpoint = replace(checkpoint, model=entry.model)
+    if site:
+        checkpoint = replace(checkpoint, hook_name=str(site))
+    return to_saelens(checkpoint, where, precision)
 
 
 def declared_site(spec: str) -> Site:
-    """The site an SAE was trained on, from its configuration alone."""
-    return _site(_configuration(spec)[1].get("metadata", {}).get("hook_name"))
+    """The site an SAE was trained on, without reading its weights."""
+    name, site = _split(spec)
+    if site:
+        return site
+    path = _local(name)
+    if path is None:
+        entry = registry.resolve(name)
+        path = hub.fetch(entry)
+        if path is None:
+            return site_of(load(spec))
+    reader, source = recognise(path)
+    return _site(reader.hook_name(source))
 
 
 def site_of(sae: Any) -> Site:
@@ -85,50 +97,40 @@ def site_of(sae: Any) -> Site:
     return _site(sae.cfg.metadata.hook_name)
 
 
+def _split(spec: str) -> tuple[str, Site | None]:
+    """The name and the site behind an @, unless a file is called that."""
+    name, at, site = spec.rpartition("@")
+    if not at or Path(spec).exists():
+        return spec, None
+    return name, Site.parse(site)
+
+
+def _local(name: str) -> Path | None:
+    """The folder of a bundled SAE, or the path if there is one."""
+    path = bundled().get(name, Path(name))
+    return path if path.exists() else None
+
+
+def _converted_by_saelens(entry: registry.Entry, site: Site | None, device: torch.device, dtype: torch.dtype) -> Any:
+    """The few formats that exist on the hub only: SAELens' own converter, and the same checks of the values."""
+    from sae_lens import SAE
+
+    with hub.hub_errors(registry.releases()[entry.release].repo_id):
+        try:
+            sae = SAE.from_pretrained(entry.release, entry.sae_id, device=str(device))
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise UserError(f"SAELens cannot read '{entry.spec}': {error}", where="--sae") from error
+    for name, tensor in sae.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise UserError(f"'{name}' of '{entry.spec}' has values that are not finite", where="--sae")
+    if site:
+        sae.cfg.metadata.hook_name = str(site)
+    return sae.to(dtype=dtype).eval()
+
+
 def _site(name: str | None) -> Site:
     if not name:
         raise UserError(
-            "This SAE does not say which hook it belongs to", where="--sae", suggestion="Add metadata.hook_name"
+            "This SAE does not say which hook it belongs to", where="--sae", suggestion="Add it behind an @: path@15"
         )
     return Site.parse(name)
-
-
-def untrained_like(sae: Any, sample_TD: torch.Tensor, seed: int = 0) -> Any:
-    """Control: random unit directions with the width, the centring and the mean L0 of a trained SAE.
-
-    Parameters
-    ----------
-    sae : sae_lens.SAE
-        The trained one.
-    sample_TD : torch.Tensor of shape (T, D)
-        Clean activations on which the L0 of both is made equal.
-    seed : int, default 0
-
-    Returns
-    -------
-    sae_lens.SAE
-        A JumpReLU SAE with one threshold.
-
-    References
-    ----------
-    Heap et al. (2025), Sparse autoencoders can interpret randomly initialized transformers.
-    """
-    from sae_lens import JumpReLUSAE, JumpReLUSAEConfig
-
-    control = JumpReLUSAE(
-        JumpReLUSAEConfig(d_in=sae.cfg.d_in, d_sae=sae.cfg.d_sae, apply_b_dec_to_input=True, metadata=sae.cfg.metadata)
-    )
-    generator = torch.Generator().manual_seed(seed)
-    directions = torch.randn(sae.cfg.d_sae, sae.cfg.d_in, generator=generator)
-    directions /= directions.norm(dim=-1, keepdim=True)
-    with torch.no_grad():
-        active = (sae.encode(sample_TD) > 0).float().mean()
-        control.W_dec.copy_(directions)
-        control.W_enc.copy_(directions.T)
-        control.b_enc.zero_()
-        control.b_dec.copy_(sample_TD.mean(0))
-        pre = (sample_TD - control.b_dec) @ control.W_enc
-        keep = max(1, int(active * pre.numel()))
-        threshold = pre.flatten().kthvalue(pre.numel() - keep).values.clamp(min=0)
-        control.threshold.copy_(threshold.expand_as(control.threshold))
-    return control.eval()
