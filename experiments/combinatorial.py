@@ -39,6 +39,16 @@ from neurosae.variants import DEFAULT_SELECTORS, Grid
 log = logging.getLogger("neurosae")
 
 
+class _NoAliases(yaml.SafeLoader):
+    """Plain data only; without aliases, nothing can expand to more than was written."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Refuse aliases."""
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.constructor.ConstructorError(None, None, "aliases are not allowed", self.peek_event().start_mark)
+        return super().compose_node(parent, index)
+
+
 def parser() -> argparse.ArgumentParser:
     """Command-line options; every long name is also a key of --config."""
     p = argparse.ArgumentParser(
@@ -56,7 +66,11 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--model", default=models.DEFAULT, help="default: %(default)s; a Hugging Face name; a folder")
     what.add_argument("--device", default="auto")
     what.add_argument("--dtype", default="float32", choices=list(models.DTYPES))
-    what.add_argument("--sae", default=loading.DEFAULT, help="a bundled SAE or a folder (default: %(default)s)")
+    what.add_argument(
+        "--sae",
+        default=loading.DEFAULT,
+        help="a bundled name, a file or folder in any known format, or a name on the hub (default: %(default)s)",
+    )
     grid = p.add_argument_group("grid")
     grid.add_argument(
         "--block", "--blocks", type=int, nargs="+", help="blocks whose neurons are read (default: the SAE's)"
@@ -91,7 +105,7 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
         return first
     known = {action.dest: action for action in p._actions if action.dest not in ("help", "config")}
     try:
-        chosen = yaml.safe_load(first.config.read_text(encoding="utf-8")) or {}
+        chosen = yaml.load(first.config.read_text(encoding="utf-8"), _NoAliases) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"The configuration cannot be read ({error})", where=str(first.config)) from error
     if not isinstance(chosen, dict):
@@ -102,6 +116,8 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
         if key not in known:
             raise unknown_name("option", str(name), [n.replace("_", "-") for n in known], where=str(first.config))
         flag = "--" + key.replace("_", "-")
+        if value is None:
+            continue
         if isinstance(value, bool):
             flat += [flag] if value else []
         else:
@@ -112,6 +128,12 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def settings(options: argparse.Namespace) -> Settings:
     """What every contrast of this command shares."""
+    for name, least in (("folds", 2), ("repeats", 1), ("permutations", 0), ("seed", 0), ("batch_size", 1)):
+        if getattr(options, name) < least:
+            flag = "--" + name.replace("_", "-")
+            raise UserError(f"{flag} is {getattr(options, name)}", where=flag, allowed=f"integers from {least}")
+    if options.jobs == 0:
+        raise UserError("--jobs is 0", where="--jobs", allowed="1 or more, or -1 for all cores")
     models.resolve_device(options.device)
     sae_site = loading.declared_site(options.sae)
     if _needs_sae(options) and sae_site != Site(sae_site.block):
@@ -159,6 +181,7 @@ def run(options: argparse.Namespace) -> int:
     """Do what the options ask for."""
     shared = settings(options)
     chosen = runs(options, shared)
+    everything = options.concept == "all"
     if options.dry_run:
         for contrast_run in chosen:
             print(contrast_run.plan())
@@ -167,12 +190,14 @@ def run(options: argparse.Namespace) -> int:
     for contrast_run in chosen:
         folder = RunFolder(options.out / contrast_run.stimuli.name, contrast_run.configuration(), fresh=options.fresh)
         tables = contrast_run.compute(folder)
-        reporting.write_and_print(contrast_run, folder, tables)
+        reporting.print_and_draw(contrast_run, folder, tables)
         claims.append(tables.claims.assign(concept=contrast_run.stimuli.name, contrast=contrast_run.contrast))
-    if len(claims) > 1:
+    if everything:
         across = across_contrasts(pd.concat(claims, ignore_index=True))
         configuration: dict[str, Any] = {"runs": [contrast_run.configuration() for contrast_run in chosen]}
-        reporting.write_and_print_across(RunFolder(options.out / "all", configuration), across)
+        folder = RunFolder(options.out / "all", configuration)
+        folder.create()
+        reporting.write_and_print_across(folder, across)
     return 0
 
 

@@ -17,7 +17,7 @@ import torch
 from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
-from neurosae.comparison import claims_table
+from neurosae.comparison import claims_table, families_table
 from neurosae.contrasts import Contrast
 from neurosae.decoding import Design, decode, make_design
 from neurosae.errors import UserError
@@ -35,7 +35,7 @@ from neurosae.runs import (
 )
 from neurosae.sites import Site
 from neurosae.stimuli import StimulusSet
-from neurosae.variants import Family, Grid, Variant
+from neurosae.variants import ALL, PCA, Family, Grid, Variant
 
 FORMAT = 1  # of the cells; raised when their content changes, so that old runs are not continued
 _LIBRARIES = ("torch", "transformers", "transformer-lens", "sae-lens", "scikit-learn", "numpy", "scipy", "pandas")
@@ -97,7 +97,17 @@ class ContrastRun:
         expression: Contrast = stimuli.contrast(contrast)
         self.rows, is_target = expression.labels(stimuli.table)
         self.labels = np.where(is_target > 0, 1, -1).astype(np.int8)
-        self.families = settings.grid.families()
+        families = settings.grid.families()
+        self.dropped = [family for family in families if self._cannot_run(family)]
+        self.families = [family for family in families if family not in self.dropped]
+
+    def _cannot_run(self, family: Family) -> str:
+        """Why a control does not fit this set: what the user did not ask for must not refuse the run."""
+        if family.selector == PCA and max(family.ks) > len(self.rows) // 3:
+            return "more components than a third of the stimuli"
+        if family.selector == ALL and family.ensemble == "lda":
+            return "LDA on all features"
+        return ""
 
     @property
     def variants(self) -> list[Variant]:
@@ -135,7 +145,7 @@ class ContrastRun:
         minutes = (
             _SECONDS_TO_START
             + 1.4 * words * _SECONDS_PER_TOKEN
-            + len(self.families) * _SECONDS_PER_FAMILY * self.settings.n_repeats / 10 / min(2, self.settings.jobs)
+            + len(self.families) * _SECONDS_PER_FAMILY * self._label_vectors() / 1100 / min(2, self._workers())
         ) / 60
         lines = [
             f"{self.stimuli.name}, contrast {self.contrast}: {len(self.rows)} stimuli, {len(self.variants)} variants, "
@@ -146,6 +156,12 @@ class ContrastRun:
             f"  expected: {minutes:.1f} minutes on 2 cores with the model in the cache",
         ]
         return "\n".join([*lines, *(f"  {variant.name}" for variant in self.variants)])
+
+    def _label_vectors(self) -> int:
+        return self.settings.n_splits * (self.settings.n_repeats + self.settings.n_permutations) * 2
+
+    def _workers(self) -> int:
+        return max(1, joblib.effective_n_jobs(self.settings.jobs))
 
     def design(self) -> Design:
         """Folds and permutations, the same for every variant."""
@@ -168,11 +184,12 @@ class ContrastRun:
         started = time.time()
         design = self.design()
         pending = [f for f in self.families if not all(folder.is_finished(v) for v in f.variants())]
-        timings = {}
+        timings: dict[str, float] = {}
         if pending:
             bench = Bench(self.stimuli, self.settings.source, progress=self.settings.progress)
             bench.listen(self.sites())
-            inputs = {self._key(family): self._input(family, bench) for family in pending}
+            inputs = {key: self._input(f, bench) for key, f in {self._key(f): f for f in pending}.items()}
+            folder.create()
             timings["responses_s"] = round(time.time() - started, 1)
             self._run_cells(pending, inputs, design, folder)
             timings["cells_s"] = round(time.time() - started - timings["responses_s"], 1)
@@ -182,6 +199,7 @@ class ContrastRun:
         folder.write_table("scores", scores_table(folds))
         folder.write_table("variants", tables.variants)
         folder.write_table("claims", tables.claims)
+        folder.write_table("families", families_table(folds, self.settings.n_splits))
         folder.write_table("features", features_table(cells))
         folder.write_table("domains", domains_table(cells))
         write_json(folder.path / "manifest.json", self._manifest(timings, started))
@@ -226,7 +244,7 @@ class ContrastRun:
         return pooled.dense()[self.rows], profiles
 
     def _check(self, family: Family, pooled: Pooled) -> None:
-        n_features = pooled.dense().shape[1]
+        n_features = pooled.values_SF.shape[1]
         largest = max(k for f in self.families if self._key(f) == self._key(family) for k in f.ks)
         if largest > n_features:
             raise UserError(

@@ -11,17 +11,17 @@ import pandas as pd
 from experiments.comparison_run import ContrastRun, Tables
 from neurosae import plots
 from neurosae.runs import RunFolder, features_table
-from neurosae.variants import ALL, CONTROL_K
+from neurosae.variants import ALL, CONTROL_K, PCA
 
 _SHOWN = 12
 _LEXICAL = 0.60
 _LEVEL = 0.05
 
 
-def write_and_print(contrast_run: ContrastRun, folder: RunFolder, tables: Tables) -> None:
-    """Draw the figures and print the answer to the run's question."""
+def print_and_draw(contrast_run: ContrastRun, folder: RunFolder, tables: Tables) -> None:
+    """Print the answer to the run's question, then draw the figures."""
+    print(summary(contrast_run, tables), flush=True)
     draw(contrast_run, folder, tables)
-    print(summary(contrast_run, tables))
     print(f"\nEverything is in {folder.path}: tables/ (CSV, Parquet), figures/ (PNG, SVG), cells/, manifest.json")
 
 
@@ -41,8 +41,7 @@ def summary(contrast_run: ContrastRun, tables: Tables) -> str:
     settings = contrast_run.settings
     head = (
         f"\n{contrast_run.stimuli.name}, contrast {contrast_run.contrast}: {n} stimuli, {len(variants)} variants, "
-        f"{settings.n_repeats} x {settings.n_splits} folds grouped by "
-        f"{'family' if contrast_run.stimuli.table['family'].notna().any() else 'stimulus'}"
+        f"{settings.n_repeats} x {settings.n_splits} folds, pairs and families kept together"
     )
     shown = variants.head(_SHOWN)
     if len(baseline):
@@ -69,26 +68,32 @@ def summary(contrast_run: ContrastRun, tables: Tables) -> str:
 
 
 def _ranked(rows: pd.DataFrame) -> pd.DataFrame:
+    varying = [name for name in ("ensemble", "block", "pooling") if rows.loc[_selecting(rows), name].nunique() > 1]
     return pd.DataFrame(
         {
-            "rank": rows.index + 1,
+            "rank": rows["rank"],
             "representation": rows["representation"],
             "selector": rows["selector"],
             "k": rows["k"],
+            **{name: rows[name] for name in varying},
             "AUROC": rows["auroc"].map("{:.3f}".format),
             "95 % interval": [
                 f"{a:.3f} to {b:.3f}" for a, b in zip(rows["auroc_ci_low"], rows["auroc_ci_high"], strict=True)
             ],
-            "p": rows["auroc_p"].map("{:.3f}".format),
+            "p": [
+                _number(p, 3) if reason == "" else "-"
+                for p, reason in zip(rows["auroc_p"], rows["chance_reason"], strict=True)
+            ],
             "accuracy": rows["balanced_accuracy"].map("{:.3f}".format),
             "new domain": [_number(v) for v in rows["new_domain_auroc"]],
             "stability": [_number(v) for v in rows["stability"]],
+            "valid": [f"{n:.0f}" for n in rows["mean_valid_features"]],
         }
     )
 
 
-def _number(value: Any) -> str:
-    return "-" if value is None or not np.isfinite(value) else f"{value:.2f}"
+def _number(value: Any, digits: int = 2) -> str:
+    return "-" if value is None or not np.isfinite(value) else f"{value:.{digits}f}"
 
 
 def _baseline_sentence(row: pd.Series) -> str:
@@ -114,34 +119,50 @@ def _claims(claims: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+def _selecting(variants: pd.DataFrame) -> pd.Series:
+    """Variants of the main representations that select features."""
+    return variants["representation"].isin(["raw", "sae"]) & ~variants["selector"].isin([ALL, PCA])
+
+
+def _one_setting(contrast_run: ContrastRun, table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the first ensemble and pooling and of one block, so that a figure compares like with like."""
+    grid = contrast_run.settings.grid
+    block = grid.sae_block if grid.sae_block in grid.blocks else grid.blocks[0]
+    main = table["ensemble"] == grid.ensembles[0]
+    pooled = (table["pooling"] == grid.poolings[0]) | (table["representation"] == "bag_of_words")
+    return table[main & pooled & ((table["block"] == block) | (table["representation"] != "raw"))]
+
+
 def draw(contrast_run: ContrastRun, folder: RunFolder, tables: Tables) -> None:
-    """All figures of a run."""
-    variants, where = tables.variants, folder.path / "figures"
-    chosen = variants["representation"].isin(["raw", "sae"]) & ~variants["selector"].isin(["all", "pca"])
-    ks = sorted(variants.loc[chosen, "k"].unique())
+    """All figures of a run; with several ensembles, blocks or poolings, all but the curve show the first of each."""
+    where = folder.path / "figures"
+    plots.save(plots.specification_curve(tables.variants), where / "specification_curve")
+    plots.save(plots.claims(tables.claims).figure, where / "claims")
+    variants = _one_setting(contrast_run, tables.variants)
+    features = _one_setting(contrast_run, features_table(tables.cells))
+    chosen = variants[_selecting(variants)]
+    if chosen.empty:
+        return
+    ks = sorted(chosen["k"].unique())
     k = CONTROL_K if CONTROL_K in ks else ks[-1]
     plots.save(plots.method_comparison(variants, k).figure, where / "method_comparison")
-    present = [r for r in ("raw", "sae") if r in set(variants["representation"])]
-    figure, axes = plt.subplots(
-        1, len(present), figsize=(5.5 * len(present), 4.2), sharey=True, squeeze=False, layout="constrained"
-    )
+    present = [r for r in ("raw", "sae") if r in set(chosen["representation"])]
+    size = {"squeeze": False, "layout": "constrained"}
+    figure, axes = plt.subplots(1, len(present), figsize=(5.5 * len(present), 4.2), sharey=True, **size)
     for ax, representation in zip(axes[0], present, strict=True):
         plots.score_against_k(variants, representation, ax)
     axes[0][-1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     plots.save(figure, where / "score_against_k")
-    plots.save(plots.specification_curve(variants), where / "specification_curve")
-    features = features_table(tables.cells)
-    figure, axes = plt.subplots(1, len(present), figsize=(6.2 * len(present), 5.2), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(1, len(present), figsize=(6.2 * len(present), 5.2), **size)
     for ax, representation in zip(axes[0], present, strict=True):
         plots.selection_overlap(features, representation, k, ax)
     plots.save(figure, where / "selection_overlap")
-    plots.save(plots.claims(tables.claims).figure, where / "claims")
     plots.save(_best_ensemble(contrast_run, tables), where / "best_ensemble")
 
 
 def _best_ensemble(contrast_run: ContrastRun, tables: Tables) -> Any:
     """Held-out output of the best variant that selects features."""
-    cells = [cell for cell in tables.cells if cell["selector"] not in ("all", "pca")]
+    cells = [cell for cell in tables.cells if cell["selector"] not in (ALL, PCA)]
     best = max(cells, key=lambda cell: cell["auroc"]["mean"])
     table = contrast_run.stimuli.table.iloc[contrast_run.rows]
     decisions = pd.DataFrame(
@@ -158,6 +179,6 @@ def _sides(contrast_run: ContrastRun) -> tuple[str, str]:
     table = contrast_run.stimuli.table.iloc[contrast_run.rows]
     for factor in contrast_run.stimuli.factors:
         sides = [set(table.loc[(contrast_run.labels == sign), factor]) for sign in (1, -1)]
-        if all(len(side) == 1 for side in sides):
+        if all(len(side) == 1 for side in sides) and sides[0] != sides[1]:
             return str(sides[0].pop()), str(sides[1].pop())
     return f"{contrast_run.contrast} > 0", f"{contrast_run.contrast} < 0"

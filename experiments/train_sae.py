@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from neurosae import models
 from neurosae.corpora import read_texts
 from neurosae.errors import UserError
-from neurosae.files import atomic_path, write_json, write_text
+from neurosae.files import atomic_path, folder_digest, sha256_file, write_json, write_text
 from neurosae.sae import overlap
 from neurosae.sae.activations import ContextPlan, capture_shards
 from neurosae.sae.evaluation import Evaluation, evaluate
@@ -77,6 +77,8 @@ def run(options: argparse.Namespace) -> Path:
     )
     contexts = ContextPlan(context=options.context)
     shards, started = options.out / "shards", time.time()
+    _same_as_before(options.out / "capture.json", _capture_request(options, site, contexts))
+    _same_as_before(options.out / "plan.json", dataclasses.asdict(plan))
     if not _already_captured(shards, options.tokens):
         reader = models.load(options.model, dtype=options.capture_dtype)
         texts = itertools.islice(read_texts(options.corpus), options.held_out, None)
@@ -170,6 +172,36 @@ over the last 20 %, gradient clip 1; k falls from {plan.k_start} to {plan.k} ove
 
 {options.description or "Not described."}
 """
+
+
+def _capture_request(options: argparse.Namespace, site: Site, contexts: ContextPlan) -> dict[str, Any]:
+    """Everything that the shards depend on besides how many there are."""
+    if not options.corpus.exists():
+        raise UserError(f"There is no corpus {options.corpus}", allowed="a .parquet, .jsonl or .txt file, or a folder")
+    size = folder_digest(options.corpus) if options.corpus.is_dir() else sha256_file(options.corpus)
+    return {
+        "corpus": size,
+        "held_out": options.held_out,
+        "model": options.model,
+        "site": str(site),
+        "dtype": options.capture_dtype,
+        **dataclasses.asdict(contexts),
+    }
+
+
+def _same_as_before(record: Path, request: dict[str, Any]) -> None:
+    """Keep the request, or refuse one that differs from what the folder holds."""
+    if not record.is_file():
+        write_json(record, request)
+        return
+    known = json.loads(record.read_text(encoding="utf-8"))
+    changed = [name for name in request if known.get(name) != request[name]]
+    if changed:
+        raise UserError(
+            f"{record.parent} was begun with another {', '.join(changed)}",
+            where="--out",
+            suggestion="Choose another folder, or delete this one to start over",
+        )
 
 
 def _already_captured(shards: Path, n_tokens: int) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -116,10 +116,24 @@ def capture(
             batch_values = batch.float().cpu().numpy()
             for i, row in enumerate(rows):
                 values[site][ends[row] - len(ids[row]) : ends[row]] = batch_values[i, : len(ids[row])]
-    tokens = _token_table(language_model, prompts, values, limits)
+    tokens = _token_table(language_model, prompts)
+    normal = {site: np.linalg.norm(rows, axis=1) <= limits[site] for site, rows in values.items()}
     source = {"model": language_model.name, "fingerprint": language_model.fingerprint, "features": "neurons"}
     shared = table.reset_index(drop=True)
-    return {site: Responses(values[site], tokens, shared, str(site), source) for site in unique_sites}
+    responses = {
+        site: Responses(values[site], tokens.assign(normal=normal[site]), shared, str(site), source)
+        for site in unique_sites
+    }
+    return combine_masks(responses)
+
+
+def combine_masks(responses: dict[Site, Responses]) -> dict[Site, Responses]:
+    """Mark as clean the text tokens whose norm is normal at every one of these sites."""
+    normal = np.logical_and.reduce([r.tokens["normal"].to_numpy(dtype=bool) for r in responses.values()])
+    return {
+        site: replace(r, tokens=r.tokens.assign(clean=normal & (r.tokens["role"] == TEXT).to_numpy()))
+        for site, r in responses.items()
+    }
 
 
 def _render(tokenizer: Any, text: str, chat: bool | dict[str, Any] | None) -> str:
@@ -152,16 +166,11 @@ def _label(table: pd.DataFrame, row: int) -> str:
     return str(table["id"].iloc[row]) if "id" in table else str(row)
 
 
-def _token_table(
-    language_model: LanguageModel, prompts: list[Prompt], values: dict[Site, np.ndarray], limits: dict[Site, float]
-) -> pd.DataFrame:
+def _token_table(language_model: LanguageModel, prompts: list[Prompt]) -> pd.DataFrame:
     lengths = [len(prompt.ids) for prompt in prompts]
     all_ids = [token for prompt in prompts for token in prompt.ids]
     shown = {token: language_model.tokenizer.decode([token]) for token in set(all_ids)}
     role = np.array([name for prompt in prompts for name in prompt.roles], dtype=object)
-    normal = np.ones(len(all_ids), bool)
-    for site, rows in values.items():
-        normal &= np.linalg.norm(rows, axis=1) <= limits[site]
     return pd.DataFrame(
         {
             "stimulus": np.repeat(np.arange(len(prompts)), lengths),
@@ -170,6 +179,5 @@ def _token_table(
             "token": [shown[token] for token in all_ids],
             "role": role,
             "target": [flag for prompt in prompts for flag in prompt.target],
-            "clean": (role == TEXT) & normal,
         }
     )

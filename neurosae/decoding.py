@@ -71,6 +71,9 @@ class DecodingResult:
     """Columns feature, count, share: in how many of the training sets a feature was selected."""
     mean_valid_features: float
     """Features the selector could score, mean over training sets."""
+    mean_defined_share: float
+    """Share of stimulus pairs whose profiles could be compared, mean over features and training sets; NaN for selectors
+    that compare no profiles."""
     full_features: NDArray[np.int64]
     """Features selected on all stimuli (component numbers for 'pca')."""
     full_weights: Array
@@ -173,7 +176,7 @@ def decode(
     null_KMBF = np.empty((len(ks), 2, len(null_BS), n_splits))
     domain_KMD = np.empty((len(ks), 2, len(domains)))
     decision_KRS = np.empty((len(ks), n_repeats, len(X_SF)))
-    selected, n_valid = [], []
+    selected, n_valid, defined = [], [], []
     for number, split in enumerate(folds):
         choice, (repeat, fold) = next(selections), divmod(number, n_splits)
         scores_KML, decision_KN = _scores(split, choice, method)
@@ -182,6 +185,7 @@ def decode(
         null_KMBF[:, :, repeat::n_repeats, fold] = scores_KML[:, :, 1:]
         selected.append(choice.features_LK[0])
         n_valid.append(choice.n_valid)
+        defined.append(choice.defined_share)
     for number, split in enumerate(apart):
         domain_KMD[:, :, number] = _scores(split, next(selections), method)[0][:, :, 0]
     full = next(selections)
@@ -207,6 +211,7 @@ def decode(
                 stability=nogueira_stability(sets, full.X_SF.shape[1]) if selects else NO_SELECTION,
                 selection_counts=_counts(sets),
                 mean_valid_features=float(np.mean(n_valid)),
+                mean_defined_share=float(np.mean(defined)),
                 **_full_fit(full, k, design.labels_S, method),
             )
         )
@@ -241,6 +246,7 @@ class _Selected(NamedTuple):
     X_SF: Array
     features_LK: NDArray[np.intp]
     n_valid: int
+    defined_share: float = np.nan
 
 
 def _split(labels_LS: NDArray[np.int8], groups_S: NDArray[Any], test_S: NDArray[np.bool_], seed: int) -> _Split:
@@ -299,7 +305,7 @@ def _select(X_SF: Array, splits: list[_Split], method: _Method) -> list[_Selecte
     if method.selector in (CEILING, COMPONENTS):
         return [_Selected(X_SF, np.arange(largest)[None], n_features)] * len(splits)
     labels_BS = np.concatenate([np.where(split.train_S, split.labels_LS[split.usable], 0) for split in splits])
-    features, n_valid = [], []
+    features, n_valid, defined = [], [], []
     for start in range(0, len(labels_BS), method.block_size):
         scores_BF = feature_scores(
             method.selector,
@@ -311,9 +317,16 @@ def _select(X_SF: Array, splits: list[_Split], method: _Method) -> list[_Selecte
         )
         features.append(top_k(scores_BF, largest))
         n_valid.append(scores_BF.valid.sum(axis=1))
+        share = scores_BF.defined_share
+        defined.append(np.full(len(n_valid[-1]), np.nan) if share is None else share.mean(axis=1))
     bounds = np.cumsum([len(split.usable) for split in splits])[:-1]
-    parts = zip(np.split(np.concatenate(features), bounds), np.split(np.concatenate(n_valid), bounds), strict=True)
-    return [_Selected(X_SF, features_LK, int(valid_L[0]) if len(valid_L) else 0) for features_LK, valid_L in parts]
+    parts = zip(*(np.split(np.concatenate(column), bounds) for column in (features, n_valid, defined)), strict=True)
+    return [
+        _Selected(X_SF, features_LK, int(valid_L[0]), float(share_L[0]))
+        if len(valid_L)
+        else _Selected(X_SF, features_LK, 0)
+        for features_LK, valid_L, share_L in parts
+    ]
 
 
 def _scores(split: _Split, choice: _Selected, method: _Method) -> tuple[Array, Array]:

@@ -67,8 +67,9 @@ def safe_name(name: str, *, what: str) -> str:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; it takes `path`'s place only if the block succeeds.
 
-    Works for files and folders. A folder that is already there is replaced. A kill at any moment leaves either the
-    old state or the new one, and at most a temporary entry whose name starts with a dot.
+    Works for files and folders; a folder that is already there is moved aside first. A kill leaves the old state, the
+    new one or (for a folder, between two renames) none, never half of one, and at most an entry whose name starts with
+    a dot.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     holder = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
@@ -77,7 +78,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         if temporary.is_dir() and path.exists():
             path.rename(holder / "replaced")
-        temporary.replace(path)
+        try:
+            temporary.replace(path)
+        except OSError:
+            if (holder / "replaced").exists():
+                (holder / "replaced").rename(path)
+            raise
     except OSError as error:
         raise UserError(
             f"{path} could not be written ({error.strerror or error})",

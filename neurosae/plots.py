@@ -32,6 +32,7 @@ LABELS = {
     "embeddings": "token embeddings",
     "bag_of_words": "bag of words",
 }
+plt.rcParams["svg.hashsalt"] = "neurosae"  # the same figure gives the same file
 _BAND: dict[str, Any] = {"color": "0.85", "zorder": 0}
 
 
@@ -121,7 +122,11 @@ def specification_curve(variants: pd.DataFrame) -> Figure:
         ("representation", [name for name in PALETTE if name in set(rows["representation"])]),
         ("selector", sorted(rows["selector"].unique())),
         ("k", sorted(rows["k"].unique())),
+        *((name, sorted(rows[name].unique())) for name in ("ensemble", "pooling") if rows[name].nunique() > 1),
     ]
+    raw_blocks = sorted(rows.loc[rows["representation"] == "raw", "block"].unique())
+    if len(raw_blocks) > 1:
+        choices.append(("block", raw_blocks))
     n_lines = sum(len(values) for _, values in choices)
     figure, (top, bottom) = plt.subplots(
         2, 1, sharex=True, figsize=(11, 3.2 + 0.2 * n_lines), height_ratios=[3, 0.2 * n_lines], layout="constrained"
@@ -139,9 +144,10 @@ def specification_curve(variants: pd.DataFrame) -> Figure:
         for value in values:
             here = x[(rows[column] == value).to_numpy()]
             bottom.scatter(here, np.full(len(here), y), marker="|", s=40, color=[colours[i] for i in here])
-            labels.append(LABELS.get(value, selector_label(value)) if column != "k" else f"k = {value or 'all'}")
+            shown = LABELS.get(value, selector_label(value))
+            labels.append({"k": f"k = {value or 'all'}", "block": f"block {value}"}.get(column, shown))
             y += 1
-        if column != "k":
+        if (column, values) != choices[-1]:
             bottom.axhline(y - 0.5, color="0.8", lw=0.8)
     bottom.set_yticks(range(len(labels)), labels, fontsize=8)
     bottom.invert_yaxis()
@@ -186,6 +192,7 @@ def stimulus_activation(
     order = sorted(data["domain"].unique())
     ax = ax or plt.subplots(figsize=(7.5, 0.5 * len(order) + 1.6))[1]
     palette = {target: PALETTE["sae"], foil: PALETTE["raw"]}
+    np.random.seed(0)  # noqa: NPY002 - seaborn's jitter knows no other seed
     sns.stripplot(
         data, x="decision", y="domain", hue="side", order=order, hue_order=[target, foil], palette=palette,
         dodge=True, size=4, alpha=0.8, jitter=0.15, ax=ax,

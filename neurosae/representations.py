@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,9 +13,9 @@ import torch
 from sklearn.feature_extraction.text import CountVectorizer
 
 from neurosae import models
-from neurosae.capture import capture
+from neurosae.capture import TEXT, capture, combine_masks
 from neurosae.errors import UserError
-from neurosae.files import cache_folder, digest, folder_digest, sha256_file
+from neurosae.files import cache_folder, digest, folder_digest
 from neurosae.models import LanguageModel
 from neurosae.responses import Pooled, Pooling, Profiles, Responses
 from neurosae.sae import loading
@@ -60,9 +60,8 @@ class Source:
         return about
 
     def sae_identity(self) -> str:
-        """Hash of the SAE's weights."""
-        folder = loading.bundled().get(self.sae, Path(self.sae))
-        return sha256_file(folder / "sae_weights.safetensors")[:16]
+        """Hash of the SAE's weights and configuration."""
+        return loading.identity(self.sae)
 
 
 class Bench:
@@ -82,6 +81,7 @@ class Bench:
         self._language_model: LanguageModel | None = None
         self._sae: Any = None
         self._held: dict[str, Responses] = {}
+        self._sites: tuple[Site, ...] = ()
 
     @property
     def language_model(self) -> LanguageModel:
@@ -98,42 +98,42 @@ class Bench:
         return self._sae
 
     def listen(self, sites: Iterable[Site]) -> None:
-        """Capture all sites that are not in the cache yet, in one pass."""
-        wanted = list(dict.fromkeys(sites))
-        missing = [site for site in wanted if self._stored(str(site)) is None]
+        """Capture all sites that are not in the cache yet, in one pass.
+
+        What is clean depends on the sites listened to (the union of their masks is left out), not on what the cache
+        happened to hold.
+        """
+        self._sites = tuple(dict.fromkeys([*self._sites, *sites]))
+        missing = [site for site in self._sites if self._stored(str(site)) is None]
         if missing:
-            table = self.stimuli.table
             captured = capture(
                 self.language_model,
-                table,
+                self.stimuli.table,
                 missing,
                 chat=self.stimuli.chat,
                 batch_size=self.source.batch_size,
                 progress=self.progress,
             )
             for site, responses in captured.items():
-                responses.save(self.folder / str(site))
-                self._held[str(site)] = responses
+                self._keep(str(site), responses)
+        combined = combine_masks({site: self._held[str(site)] for site in self._sites})
+        self._held |= {str(site): responses for site, responses in combined.items()}
 
     def neurons(self, site: Site) -> Responses:
         """Raw activations."""
-        self.listen([site])
+        if site not in self._sites:
+            self.listen([site])
         return self._held[str(site)]
 
     def latents(self, site: Site, *, trained: bool = True) -> Responses:
         """SAE latents of the site, of the trained SAE or of its untrained control."""
-        name = f"{site}-{'sae' if trained else f'untrained{self.source.seed}'}-{self.source.sae_identity()}"
-        if (stored := self._stored(name)) is not None:
-            return stored
         neurons = self.neurons(site)
-        sae = self.sae
-        if not trained:
-            clean = neurons.values[neurons.tokens["clean"].to_numpy(dtype=bool)]
-            sae = loading.untrained_like(self.sae, torch.from_numpy(np.array(clean)), self.source.seed)
-        responses = encode(sae, neurons, self.source.sae if trained else "untrained")
-        responses.save(self.folder / name)
-        self._held[name] = responses
-        return responses
+        name = f"{site}-{'sae' if trained else f'untrained{self.source.seed}'}-{self.source.sae_identity()}"
+        stored = self._stored(name)
+        if stored is None:
+            sae = self.sae if trained else loading.untrained_like(self.sae, _sample(neurons), self.source.seed)
+            stored = self._keep(name, encode(sae, neurons, self.source.sae if trained else "untrained"))
+        return replace(stored, tokens=neurons.tokens)
 
     def responses(self, representation: str, block: int) -> Responses:
         """Token rows of a representation at a block."""
@@ -157,6 +157,11 @@ class Bench:
             raise UserError("A bag of words has no profiles over positions", where="--selector")
         return self.responses(representation, block).profiles("left", PROFILE_WIDTH)
 
+    def _keep(self, name: str, responses: Responses) -> Responses:
+        responses.save(self.folder / name)
+        self._held[name] = responses
+        return responses
+
     def _stored(self, name: str) -> Responses | None:
         """Responses from memory or the cache; a damaged cache entry is made again."""
         if name not in self._held and (self.folder / name).exists():
@@ -165,6 +170,12 @@ class Bench:
             except UserError as error:
                 log.warning("%s It is captured anew.", error.what)
         return self._held.get(name)
+
+
+def _sample(neurons: Responses) -> torch.Tensor:
+    """Activations of text tokens with a normal norm at this site: what the L0 of the control is matched on."""
+    use = (neurons.tokens["role"] == TEXT) & neurons.tokens["normal"]
+    return torch.from_numpy(np.array(neurons.values[use.to_numpy(dtype=bool)]))
 
 
 def bag_of_words(texts: list[str]) -> Pooled:

@@ -70,7 +70,8 @@ class Responses:
         Activations in the model's own units; float32, or what a lazily loaded file holds.
     tokens : DataFrame of T rows
         `stimulus` (row of the stimulus table), `position`, `token_id`, `token`, `role` ("sink", "template", "text"),
-        `target` (inside the target span), `clean` (text of the stimulus with a normal norm: what statistics use).
+        `target` (inside the target span), `normal` (norm below the limit at this site), `clean` (text of the stimulus
+        with a normal norm at every site of the capture: what statistics use).
     stimuli : DataFrame of S rows
     site : str
         Where it was heard, e.g. "blocks.15.hook_resid_post".

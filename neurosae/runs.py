@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from neurosae.comparison import ranked_table
 from neurosae.decoding import DecodingResult, HeldOut
 from neurosae.errors import UserError
 from neurosae.files import atomic_path, digest, write_json
@@ -33,14 +34,17 @@ class RunFolder:
     """
 
     def __init__(self, root: Path, configuration: dict[str, Any], *, fresh: bool = False) -> None:
-        self.path = root / digest(configuration)
+        self.path, self.configuration = root / digest(configuration), configuration
         if fresh and self.path.exists():
             shutil.rmtree(self.path)
+
+    def create(self) -> None:
+        """Make the folder; done when everything that can be refused has been checked."""
         try:
             (self.path / "cells").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"The folder {self.path} cannot be made ({error.strerror})", where="--out") from error
-        write_json(self.path / "configuration.json", configuration)
+        write_json(self.path / "configuration.json", self.configuration)
 
     def cell(self, variant: Variant) -> Path:
         """File of a variant."""
@@ -87,7 +91,8 @@ def write_cell(path: Path, variant: Variant, result: DecodingResult, context: di
         "decision": result.decision_S.tolist(),
         "stability": _without_nan(result.stability._asdict()),
         "mean_valid_features": result.mean_valid_features,
-        "selection": {column: values.tolist() for column, values in result.selection_counts.head(200).items()},
+        **_without_nan({"mean_defined_share": result.mean_defined_share}),
+        "selection": {column: values.tolist() for column, values in result.selection_counts.items()},
         "features": {
             "feature": result.full_features.tolist(),
             "weight": result.full_weights.tolist(),
@@ -146,15 +151,16 @@ def variants_table(cells: list[dict[str, Any]]) -> pd.DataFrame:
         row["stability"] = cell["stability"]["value"]
         row["stability_reason"] = cell["stability"]["reason"]
         row["mean_valid_features"] = cell["mean_valid_features"]
+        row["mean_defined_share"] = cell["mean_defined_share"]
         rows.append(row)
     table = pd.DataFrame(rows)
     numbers = [
         name
         for name in table.columns
-        if name.startswith(("auroc", "balanced_accuracy", "stability")) and "reason" not in name
+        if name.startswith(("auroc", "balanced_accuracy", "stability", "mean")) and "reason" not in name
     ]
     table[numbers] = table[numbers].astype(float)
-    return table.sort_values(["auroc", *KEYS], ascending=[False, *[True] * len(KEYS)], ignore_index=True)
+    return ranked_table(table)
 
 
 def features_table(cells: list[dict[str, Any]]) -> pd.DataFrame:

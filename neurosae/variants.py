@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from neurosae.ensembles import ENSEMBLES
@@ -114,14 +114,14 @@ class Grid:
 
     def families(self) -> list[Family]:
         """All families, without repetition, in a fixed order."""
-        families: dict[Family, None] = {}
+        ks: dict[Family, set[int]] = {}
         for pooling, block, ensemble in itertools.product(self.poolings, self.blocks, self.ensembles):
             for representation, selector in itertools.product(self.representations, self.selectors):
-                families[self._family(representation, selector, ensemble, block, pooling, self.ks)] = None
-            if self.controls:
-                for family in self._controls(ensemble, block, pooling):
-                    families.setdefault(family, None)
-        return sorted(families)
+                family = self._family(representation, selector, ensemble, block, pooling, self.ks)
+                ks.setdefault(family, set()).update(family.ks)
+            for family in self._controls(ensemble, block, pooling) if self.controls else ():
+                ks.setdefault(family, set()).update(family.ks)
+        return [replace(family, ks=tuple(sorted(ks[family]))) for family in sorted(ks)]
 
     def _family(
         self, representation: str, selector: str, ensemble: str, block: int, pooling: str, ks: Sequence[int]

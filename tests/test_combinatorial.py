@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from scipy import stats
 
 from experiments import combinatorial
 from neurosae.errors import UserError
+from neurosae.files import cache_folder
 from neurosae.representations import Bench, Source
 from neurosae.sites import Site
 from neurosae.stimuli import load
@@ -154,9 +156,80 @@ def test_sets_without_pairs_domains_and_targets_run(tmp_path: Path, capsys: pyte
     assert "target" in capsys.readouterr().err
 
 
+def test_what_the_cache_holds_does_not_change_a_mask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Masks of several sites combine; a site captured earlier, alone, must end with the same mask."""
+    prepared = cache_folder("models")
+    stimuli, clean = load("success").subset(np.arange(20)), {}
+    for name in ("at once", "one by one"):
+        monkeypatch.setenv("NEUROSAE_CACHE", str(tmp_path / name))
+        cache_folder("models").rmdir()
+        (tmp_path / name / "models").symlink_to(prepared)
+        if name == "one by one":
+            Bench(stimuli, Source()).latents(Site(15))
+        bench = Bench(stimuli, Source())
+        bench.listen([Site(2), Site(15)])
+        clean[name] = bench.latents(Site(15)).tokens["clean"].to_numpy()
+        assert (clean[name] == bench.neurons(Site(2)).tokens["clean"]).all()
+    np.testing.assert_array_equal(clean["at once"], clean["one by one"])
+    alone = Bench(stimuli, Source()).neurons(Site(15)).tokens["clean"].to_numpy()
+    assert alone.sum() > clean["at once"].sum()
+
+
+def test_the_last_token_of_a_chat_prompt_has_latents(tmp_path: Path) -> None:
+    stimuli = replace(load("success").subset(np.arange(4)), chat=True)
+    latents = Bench(stimuli, Source()).pooled("sae", 15, "prompt_end").dense()
+    assert (latents > 0).sum(axis=1).min() > 5
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--representation", "embeddings"],
+        ["--representation", "sae"],
+        ["--representation", "raw", "sae", "embeddings"],
+        ["--representation", "raw", "--selector", "all"],
+        ["--representation", "raw", "--ensemble", "logistic_l2", "lda", "--block", "3", "15"],
+        ["--representation", "raw", "--pooling", "max", "target", "--permutations", "0"],
+    ],
+)
+def test_unusual_grids_end_with_tables_and_figures(arguments: list[str], tmp_path: Path) -> None:
+    small = ["--selector", "t", "--k", "2", "--repeats", "1", "--permutations", "5", "--quiet", "--out", str(tmp_path)]
+    assert run(*small, *arguments) == 0
+    folder = next((tmp_path / "success").iterdir())
+    variants = pd.read_parquet(folder / "tables/variants.parquet")
+    assert not variants.duplicated(["representation", "selector", "k", "ensemble", "block", "pooling"]).any()
+    assert (folder / "figures/specification_curve.png").stat().st_size > 10_000
+    if "embeddings" in arguments:
+        ks = variants.loc[(variants["representation"] == "embeddings") & (variants["selector"] == "t"), "k"]
+        assert sorted(ks) == [2, 8]
+
+
+def test_a_control_that_does_not_fit_is_left_out(tmp_path: Path) -> None:
+    stimuli = load("success")
+    lines = [
+        "name: few",
+        "target: a",
+        "definition: none",
+        "factors: {side: [a, b]}",
+        'contrasts: {few: "a - b"}',
+        "items:",
+    ]
+    for i in range(4):
+        a, b = stimuli.table["text"].iloc[2 * i : 2 * i + 2]
+        lines.append(f'  - {{id: i{i}, versions: {{a: "{a}", b: "{b}"}}}}')
+    (tmp_path / "few.yaml").write_text("\n".join(lines))
+    small = ["--k", "2", "--folds", "2", "--repeats", "1", "--permutations", "5", "--quiet", "--out", str(tmp_path)]
+    assert run("--concept", str(tmp_path / "few.yaml"), *small) == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--folds", "1"], "integers from 2"),
+        (["--jobs", "0"], "--jobs"),
+        (["--repeats", "0"], "integers from 1"),
+        (["--seed", "-1"], "integers from 0"),
+        (["--batch-size", "0"], "integers from 1"),
         (["--selector", "aurocc"], "Did you mean 'auroc'"),
         (["--concept", "sucess"], "Did you mean 'success'"),
         (["--concept", "../../etc/passwd"], "neither a name nor a stimulus file"),
@@ -179,11 +252,18 @@ def test_bad_input_gets_one_message_and_exit_code_2(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     out = [] if "--out" in arguments else ["--out", str(tmp_path / "out")]
-    assert run(*SMALL[-1:], "--repeats", "1", "--permutations", "5", *out, *arguments) == 2
+    assert run("--quiet", "--repeats", "1", "--permutations", "5", *out, *arguments) == 2
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
-    assert not list(tmp_path.rglob("*.json")) or "cells" not in str(list(tmp_path.rglob("cells/*")))
+    assert not list(tmp_path.rglob("cells"))
+
+
+def test_a_configuration_cannot_expand(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("selector: &a [t, t]\nk: [*a, *a]\n")
+    with pytest.raises(UserError, match="aliases"):
+        combinatorial.read_options(["--config", str(path)])
 
 
 def test_the_command_line_wins_over_the_configuration_file(tmp_path: Path) -> None:

@@ -205,16 +205,17 @@ def test_encoding_does_not_depend_on_the_block_size(sae: object) -> None:
     np.testing.assert_allclose(whole.toarray(), dense, rtol=1e-5, atol=1e-4)
 
 
-def test_masked_tokens_stay_silent_and_rows_stay_in_place(sae: object) -> None:
+def test_sinks_and_outliers_stay_silent_and_rows_stay_in_place(sae: object) -> None:
     rng = np.random.default_rng(1)
-    tokens = pd.DataFrame({"stimulus": [0, 0, 1, 1, 1], "role": "text", "clean": [False, True, True, False, True]})
+    role = ["sink", "text", "text", "text", "template"]
+    tokens = pd.DataFrame({"stimulus": [0, 0, 1, 1, 1], "role": role, "normal": [True, True, True, False, True]})
     neurons = Responses(
         rng.normal(size=(5, 576)).astype(np.float32) * 30, tokens, pd.DataFrame({"text": "ab"}, [0, 1]), "x"
     )
     latents = encode(sae, neurons, "bundled")
     alone = encode_rows(sae, neurons.values)
-    for row, clean in enumerate(tokens["clean"]):
-        expected = alone[[row]].toarray() if clean else np.zeros((1, latents.n_features))
+    for row, known in enumerate([False, True, True, False, True]):
+        expected = alone[[row]].toarray() if known else np.zeros((1, latents.n_features))
         np.testing.assert_allclose(latents.values[[row]].toarray(), expected, rtol=1e-5, atol=1e-4)
 
 
@@ -286,6 +287,44 @@ def test_bad_corpora_are_told(tmp_path: Path) -> None:
 
 def test_short_pieces_are_no_sentences() -> None:
     assert sentences("Yes. He went home at noon! Why?") == ["He went home at noon!"]
+
+
+TINY = ["--tokens", "300", "--latents", "64", "--k", "4", "--epochs", "1", "--batch-size", "64", "--held-out", "3"]
+
+
+def test_train_command_ends_with_an_sae_that_others_can_read(tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text(
+        "\n\n".join(f"{text} It was day {i}, and much was left to do." for i in range(6) for text in TEXTS)
+    )
+    out = tmp_path / "out"
+    assert train_sae.main([str(corpus), "--out", str(out), "--site", "2", "--context", "32", *TINY]) == 0
+    stored = load(str(out / "sae"))
+    assert site_of(stored) == Site(2)
+    assert "FVU" in (out / "sae/README.md").read_text()
+    about = json.loads((out / "sae/training.json").read_text())
+    assert about["tokens"] >= 300
+    assert overlap.overlap(["It was day 3, and much was left to do."], out / "sae")[0] == 1
+
+
+@pytest.mark.parametrize("change", [["--site", "3"], ["--held-out", "9"], ["--latents", "128"], ["--context", "16"]])
+def test_train_command_never_mixes_two_requests(
+    tmp_path: Path, change: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Shards of another site, or an evaluation set that moved into training, would go unnoticed."""
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("\n\n".join(TEXTS))
+    too_many = [*TINY, "--tokens", "100000"]  # stops after the capture: the corpus is too small
+    assert train_sae.main([str(corpus), "--out", str(tmp_path / "o"), "--site", "2", *too_many]) == 2
+    assert "clean tokens" in capsys.readouterr().err
+    assert train_sae.main([str(corpus), "--out", str(tmp_path / "o"), "--site", "2", *too_many, *change]) == 2
+    assert "begun with another" in capsys.readouterr().err
+
+
+def test_a_corpus_that_ends_early_keeps_what_it_gave(language_model: LanguageModel, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"gave [1-9]"):
+        capture_shards(language_model, iter(TEXTS), Site(2), tmp_path, n_tokens=10_000)
+    assert ShardReader(tmp_path, 1, 0).n > 10
 
 
 def test_train_command_says_what_is_wrong(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -42,7 +42,9 @@ def listed(model: str | None = None) -> str:
     rows = [row for row in rows if not model or model.lower() in row[2].lower()]
     if not rows:
         raise UserError(
-            f"No SAE is known for '{model}'", where="--model", suggestion="Leave --model out to see every language model"
+            f"No SAE is known for '{model}'",
+            where="--model",
+            suggestion="Leave --model out to see every language model",
         )
     table = [("name", "SAEs", "language model", "latents", "L0", "Neuronpedia", "memory, float32"), *rows]
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]

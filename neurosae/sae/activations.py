@@ -114,10 +114,11 @@ def capture_shards(
             held, dropped = held + len(activations), dropped + outliers
             bar.update(len(activations))
         if held >= shard_tokens or done + held >= n_tokens:
-            with atomic_path(folder / f"part{len(shards):03d}.safetensors") as temporary:
-                save_file({"acts": torch.cat(pending), "last_row": torch.tensor(last)}, temporary)
-            shards.append(folder / f"part{len(shards):03d}.safetensors")
+            shards.append(_write_shard(folder / f"part{len(shards):03d}.safetensors", pending, last))
             done, held, pending = done + held, 0, []
+    if pending:
+        shards.append(_write_shard(folder / f"part{len(shards):03d}.safetensors", pending, last))
+        done += held
     bar.close()
     write_json(
         folder / "shards.json",
@@ -134,6 +135,12 @@ def capture_shards(
     )
     if done < n_tokens:
         raise UserError(f"The corpus gave {done:,} clean tokens, {n_tokens:,} were asked for", where="--tokens")
+
+
+def _write_shard(path: Path, activations: list[torch.Tensor], last_text: int) -> Path:
+    with atomic_path(path) as temporary:
+        save_file({"acts": torch.cat(activations), "last_row": torch.tensor(last_text)}, temporary)
+    return path
 
 
 class ShardReader:

@@ -44,12 +44,13 @@ def encode_rows(sae: Any, values_TD: np.ndarray, block_tokens: int = 2048) -> sp
 def encode(sae: Any, responses: Responses, name: str, block_tokens: int = 2048) -> Responses:
     """The same stimuli and tokens, as latents of an SAE.
 
-    Masked tokens (sink, template, outliers) stay silent: their latents mean nothing and would be dense.
+    The sink and outlier tokens stay silent: the SAE never saw their like, and their codes would be dense.
     """
-    clean = np.flatnonzero(responses.tokens["clean"].to_numpy(dtype=bool))
-    codes = encode_rows(sae, np.asarray(responses.values[clean]), block_tokens)
+    known = (responses.tokens["role"] != "sink") & responses.tokens["normal"]
+    rows = np.flatnonzero(known.to_numpy(dtype=bool))
+    codes = encode_rows(sae, np.asarray(responses.values[rows]), block_tokens)
     counts = np.zeros(len(responses.tokens), dtype=codes.indptr.dtype)
-    counts[clean] = np.diff(codes.indptr)
+    counts[rows] = np.diff(codes.indptr)
     starts = np.concatenate([[0], np.cumsum(counts)])
     shape = (len(responses.tokens), codes.shape[1])
     spread = sp.csr_array((codes.data, codes.indices, starts), shape=shape)

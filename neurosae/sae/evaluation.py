@@ -141,8 +141,9 @@ def _splice(
     site, sums, n = site_of(sae), [0.0, 0.0], 0
 
     def reconstruct(activation: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-        changed, mask = activation.clone(), _clean(activation.float(), real, limit)
-        changed[mask] = sae.decode(sae.encode(activation[mask].float())).to(activation.dtype)
+        changed, x = activation.clone(), activation.float().cpu()
+        mask = _clean(x, real, limit)
+        changed[mask.to(changed.device)] = sae.decode(sae.encode(x[mask])).to(changed)
         return changed
 
     for rows in batches(ids, batch_size):
@@ -172,8 +173,8 @@ def _pad(batch: list[list[int]], fill: int) -> tuple[torch.Tensor, torch.Tensor]
 def _logits(language_model: LanguageModel, tokens: torch.Tensor, site: Site, change: Change) -> torch.Tensor:
     """Logits of a pass in which `change` maps the activation at the site."""
     with at_site(language_model, site, change), torch.inference_mode():
-        logits: torch.Tensor = language_model.plain(input_ids=tokens, use_cache=False).logits
-    return logits
+        logits: torch.Tensor = language_model.plain(input_ids=tokens.to(language_model.device), use_cache=False).logits
+    return logits.cpu()
 
 
 def _cross_entropy(logits: torch.Tensor, tokens: torch.Tensor, predicted: torch.Tensor) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from neurosae.errors import UserError
@@ -45,7 +45,7 @@ def fetch(entry: Entry) -> Path | None:
     with hub_errors(about.repo_id):
         for name in _FILES[about.conversion_func]:
             optional = (about.conversion_func, name) in _OPTIONAL
-            with suppress(*([EntryNotFoundError] if optional else [])):
+            with suppress(EntryNotFoundError) if optional else nullcontext():
                 found = Path(hf_hub_download(about.repo_id, f"{folder}/{name}".rstrip("/"), token=token))
     return found
 

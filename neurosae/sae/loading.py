@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from neurosae.errors import UserError, unknown_name
+from neurosae.files import digest, sha256_file
 from neurosae.models import DTYPES, resolve_device
 from neurosae.sae import hub, registry
 from neurosae.sae.building import to_saelens
@@ -63,7 +64,7 @@ def load(spec: str = DEFAULT, device: str = "cpu", dtype: str = "float32", model
     where, precision = resolve_device(device), DTYPES[dtype]
     name, site = _split(spec)
     path = _local(name)
-    entry = None if path else registry.resolve(name, model)
+    entry = None if path else registry.resolve(name, model, bundled())
     path = path or (hub.fetch(entry) if entry else None)
     if path is None and entry:
         return _converted_by_saelens(entry, site, where, precision)
@@ -97,6 +98,21 @@ def site_of(sae: Any) -> Site:
     return _site(sae.cfg.metadata.hook_name)
 
 
+_CONFIGURATIONS = ("cfg.json", "config.json", "hyperparams.json")
+_WEIGHTS = (".safetensors", ".npz", ".pt", ".pth")
+
+
+def identity(spec: str) -> str:
+    """Hash of an SAE's weights and configuration files; a name of the hub stands for itself."""
+    name, site = _split(spec)
+    path = _local(name)
+    if path is None:
+        return digest({"spec": spec})
+    below = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    read = [p for p in below if p.suffix in _WEIGHTS or p.name in _CONFIGURATIONS]
+    return digest({"site": str(site), "files": {str(p.relative_to(path)): sha256_file(p) for p in read}}, 16)
+
+
 def _split(spec: str) -> tuple[str, Site | None]:
     """The name and the site behind an @, unless a file is called that."""
     name, at, site = spec.rpartition("@")
@@ -108,7 +124,11 @@ def _split(spec: str) -> tuple[str, Site | None]:
 def _local(name: str) -> Path | None:
     """The folder of a bundled SAE, or the path if there is one."""
     path = bundled().get(name, Path(name))
-    return path if path.exists() else None
+    if path.exists():
+        return path
+    if path.is_absolute() or name.startswith((".", "~")):
+        raise UserError(f"There is no file or folder '{name}'", where="--sae")
+    return None
 
 
 def _converted_by_saelens(entry: registry.Entry, site: Site | None, device: torch.device, dtype: torch.dtype) -> Any:
@@ -134,3 +154,44 @@ def _site(name: str | None) -> Site:
             "This SAE does not say which hook it belongs to", where="--sae", suggestion="Add it behind an @: path@15"
         )
     return Site.parse(name)
+
+
+def untrained_like(sae: Any, sample_TD: torch.Tensor, seed: int = 0) -> Any:
+    """Control: random unit directions with the width, the centring and the mean L0 of a trained SAE.
+
+    Parameters
+    ----------
+    sae : sae_lens.SAE
+        The trained one.
+    sample_TD : torch.Tensor of shape (T, D)
+        Clean activations on which the L0 of both is made equal.
+    seed : int, default 0
+
+    Returns
+    -------
+    sae_lens.SAE
+        A JumpReLU SAE with one threshold.
+
+    References
+    ----------
+    Heap et al. (2025), Sparse autoencoders can interpret randomly initialized transformers.
+    """
+    from sae_lens import JumpReLUSAE, JumpReLUSAEConfig
+
+    control = JumpReLUSAE(
+        JumpReLUSAEConfig(d_in=sae.cfg.d_in, d_sae=sae.cfg.d_sae, apply_b_dec_to_input=True, metadata=sae.cfg.metadata)
+    )
+    generator = torch.Generator().manual_seed(seed)
+    directions = torch.randn(sae.cfg.d_sae, sae.cfg.d_in, generator=generator)
+    directions /= directions.norm(dim=-1, keepdim=True)
+    with torch.no_grad():
+        active = (sae.encode(sample_TD) > 0).float().mean()
+        control.W_dec.copy_(directions)
+        control.W_enc.copy_(directions.T)
+        control.b_enc.zero_()
+        control.b_dec.copy_(sample_TD.mean(0))
+        pre = (sample_TD - control.b_dec) @ control.W_enc
+        keep = max(1, int(active * pre.numel()))
+        threshold = pre.flatten().kthvalue(pre.numel() - keep).values.clamp(min=0)
+        control.threshold.copy_(threshold.expand_as(control.threshold))
+    return control.eval()

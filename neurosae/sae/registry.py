@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,7 +72,7 @@ def entries(release: str) -> list[Entry]:
     ]  # fmt: skip
 
 
-def resolve(spec: str, model: str | None = None) -> Entry:
+def resolve(spec: str, model: str | None = None, others: Collection[str] = ()) -> Entry:
     """The SAE that a name means: ``release/sae_id`` or a short form.
 
     Parameters
@@ -80,6 +82,8 @@ def resolve(spec: str, model: str | None = None) -> Entry:
         or ``layer_22_width_65k_l0_medium`` (Gemma Scope 2, residual stream).
     model : str, optional
         The language model; needed for a short form that exists for several.
+    others : collection of str
+        Names that were looked for before; suggested if one of them is near.
 
     Raises
     ------
@@ -91,7 +95,12 @@ def resolve(spec: str, model: str | None = None) -> Entry:
         return _entry(f"llama_scope_lx{place}_{factor}x", f"l{layer}{place}_{factor}x")
     if _GEMMA_SCOPE_2.fullmatch(spec):
         return _gemma_scope_2(spec, model)
-    release, _, sae_id = spec.partition("/")
+    release, slash, sae_id = spec.partition("/")
+    if release in releases() and not sae_id:
+        example = next(iter(releases()[release].saes_map))
+        raise UserError(f"'{release}' is a release of many SAEs", where="--sae", suggestion=f"Try {release}/{example}")
+    if release not in releases():
+        raise _unknown("SAE release" if slash else "SAE", release, [*releases(), *others])
     return _entry(release, sae_id)
 
 
@@ -116,12 +125,9 @@ def _gemma_scope_2(sae_id: str, model: str | None) -> Entry:
 
 
 def _entry(release: str, sae_id: str) -> Entry:
-    known = releases()
-    if release not in known:
-        raise _unknown("SAE or release", release, list(known))
-    if sae_id not in known[release].saes_map:
-        raise _unknown(f"SAE of release '{release}':", sae_id, list(known[release].saes_map))
-    return next(entry for entry in entries(release) if entry.sae_id == sae_id)
+    if (entry := next((entry for entry in entries(release) if entry.sae_id == sae_id), None)) is None:
+        raise _unknown(f"SAE of release '{release}':", sae_id, list(releases()[release].saes_map))
+    return entry
 
 
 def _unknown(kind: str, name: str, known: list[str]) -> UserError:
@@ -132,9 +138,10 @@ def _unknown(kind: str, name: str, known: list[str]) -> UserError:
 
 
 def _n_latents(release: str, name: str) -> int | None:
-    """Number of latents, from the names: ``width_65k``, ``width-2pow14``, ``v5-32k``, ``w32k`` or Llama's ``8x``."""
-    if match := re.search(r"width_(\d+)(k|m)\b|width_(\d+)(k|m)_", name):
-        return int(match[1] or match[3]) * (1024 if (match[2] or match[4]) == "k" else 1024**2)
+    """Number of latents, from the names: ``width_65k``, ``width-2pow14``, ``v5-32k``, ``w80k`` or Llama's ``8x``."""
+    if match := re.search(r"width_(\d+)(k|m)(?![a-z0-9])", name):
+        # Gemma Scope's widths are powers of two, abbreviated: 65k is 65,536 and 1m is 1,048,576.
+        return int(2 ** round(math.log2(int(match[1]) * (1e3 if match[2] == "k" else 1e6))))
     if match := re.search(r"width-2pow(\d+)", release):
         return 2 ** int(match[1])
     if match := re.search(r"-w?-?(\d+)k(?:-|$)", release):
