@@ -1,11 +1,10 @@
-"""Files: atomic writes, the cache folder, hashes, and names that must not leave their folder."""
+"""Files: atomic writes, the cache folder and hashes."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -14,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from neurosae.errors import UserError
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def cache_folder(*parts: str) -> Path:
@@ -40,27 +37,6 @@ def cache_folder(*parts: str) -> Path:
             suggestion="Point NEUROSAE_CACHE to a folder that can be written",
         ) from error
     return folder
-
-
-def safe_name(name: str, *, what: str) -> str:
-    """Return `name` if it is a plain file name, so that joining it to a folder cannot leave that folder.
-
-    Raises
-    ------
-    UserError
-        If the name is empty, holds a path separator or starts with a dot.
-
-    Examples
-    --------
-    >>> safe_name("success", what="concept")
-    'success'
-    """
-    if not _NAME.fullmatch(name):
-        raise UserError(
-            f"'{name}' is no {what} name",
-            allowed="letters, digits, '.', '_' and '-', starting with a letter or digit",
-        )
-    return name
 
 
 @contextmanager
