@@ -61,8 +61,9 @@ def entries(release: str) -> list[Entry]:
 
     Examples
     --------
-    >>> entries("gemma-scope-2b-pt-res-canonical")[-1].n_latents
-    1048576
+    >>> found = entries("llama_scope_lxr_8x")
+    >>> len(found), found[0].n_latents
+    (32, 32768)
     """
     about = releases()[release]
     return [
