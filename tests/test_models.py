@@ -151,7 +151,7 @@ def test_a_gated_model_says_what_to_do_and_keeps_the_token_secret(
     assert set(asked) == {f"Bearer {SECRET}"}
     (tmp_path / ".env").unlink(missing_ok=True)
     assert SECRET not in done.stdout + done.stderr
-    assert list((tmp_path / "out").rglob("*.json"))  # something was written that could hold it
+    assert not list((tmp_path / "out").rglob("*"))  # a refused run leaves nothing half-written
     assert SECRET.encode() not in written(tmp_path)
 
 
