@@ -98,8 +98,10 @@ class ContrastRun:
         self.rows, is_target = expression.labels(stimuli.table)
         self.labels = np.where(is_target > 0, 1, -1).astype(np.int8)
         families = settings.grid.families()
-        self.dropped = [family for family in families if self._cannot_run(family)]
-        self.families = [family for family in families if family not in self.dropped]
+        self.left_out = {family: reason for family in families if (reason := self._cannot_run(family))}
+        self.families = [family for family in families if family not in self.left_out]
+        if not self.families:
+            raise UserError(f"No variant fits this set: {next(iter(self.left_out.values()))}", where="grid")
 
     def _cannot_run(self, family: Family) -> str:
         """Why a control does not fit this set: what the user did not ask for must not refuse the run."""

@@ -59,6 +59,8 @@ def summary(contrast_run: ContrastRun, tables: Tables) -> str:
     ceiling = variants[(variants["representation"] == "raw") & (variants["selector"] == ALL)]
     if len(ceiling) and ceiling["auroc_p"].iloc[0] > _LEVEL:
         parts += ["", "Not even all neurons decode this contrast: the claims compare methods that all fail."]
+    for family, reason in contrast_run.left_out.items():
+        parts += ["", f"Left out: {family.representation} with {family.selector}, {family.ensemble} ({reason})."]
     parts += [
         "",
         f"These claims hold for this stimulus population, {settings.source.model} and {settings.source.sae} only; "

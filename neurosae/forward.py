@@ -74,6 +74,14 @@ def batches(ids: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]
         yield order[start : start + batch_size]
 
 
+def pad(ids: Sequence[Sequence[int]], fill: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Right-padded token ids, and where they are real: both of shape (batch, longest text)."""
+    width = max(map(len, ids))
+    tokens = torch.tensor([[*row, *[fill] * (width - len(row))] for row in ids])
+    real = torch.arange(width)[None] < torch.tensor([len(row) for row in ids])[:, None]
+    return tokens, real
+
+
 def run_batch(language_model: LanguageModel, ids: Sequence[Sequence[int]], sites: Sequence[Site]) -> list[torch.Tensor]:
     """Activations of one right-padded batch at several sites.
 
@@ -85,10 +93,7 @@ def run_batch(language_model: LanguageModel, ids: Sequence[Sequence[int]], sites
     list of torch.Tensor of shape (batch, longest text, d_model)
         One per site, in the order asked for: copies, so that nothing later in the pass can overwrite them.
     """
-    width = max(map(len, ids))
-    tokens = torch.full((len(ids), width), language_model.sink_token, dtype=torch.long)
-    for row, text_ids in enumerate(ids):
-        tokens[row, : len(text_ids)] = torch.tensor(text_ids)
+    tokens, _ = pad(ids, language_model.sink_token)
     heard: dict[Site, torch.Tensor] = {}
 
     def listener(site: Site) -> Change:

@@ -94,6 +94,11 @@ class LanguageModel:
         """Where the weights are."""
         return next(self.plain.parameters()).device
 
+    def token_ids(self, texts: Sequence[str], longest: int | None = None) -> list[list[int]]:
+        """Token ids of texts, the sink token in front, cut after `longest` tokens."""
+        encoded = self.tokenizer(list(texts), add_special_tokens=False).input_ids
+        return [[self.sink_token, *row][:longest] for row in encoded]
+
     @property
     def base(self) -> torch.nn.Module:
         """The plain model without its language-modelling head."""
@@ -154,28 +159,24 @@ def prepare(name: str = DEFAULT) -> Path:
     return folder
 
 
-def surprisal(language_model: LanguageModel, texts: Sequence[str], batch_size: int = 16) -> np.ndarray:
+def surprisal(language_model: LanguageModel, texts: Sequence[str]) -> np.ndarray:
     """Mean surprisal of each text in nats per token, given the sink token.
 
     Parameters
     ----------
     language_model : LanguageModel
     texts : sequence of str
-    batch_size : int, default 16
 
     Returns
     -------
     numpy.ndarray of shape (S,)
     """
-    tokenizer, model = language_model.tokenizer, language_model.plain
     result = np.zeros(len(texts))
-    for start in range(0, len(texts), batch_size):
-        for row, text in enumerate(texts[start : start + batch_size], start):
-            ids = [language_model.sink_token, *tokenizer(text, add_special_tokens=False).input_ids]
-            tokens = torch.tensor([ids], device=language_model.device)
-            with torch.inference_mode():
-                logits = model(input_ids=tokens, use_cache=False).logits[0, :-1].float()
-            result[row] = torch.nn.functional.cross_entropy(logits, tokens[0, 1:]).item()
+    for row, ids in enumerate(language_model.token_ids(texts)):
+        tokens = torch.tensor([ids], device=language_model.device)
+        with torch.inference_mode():
+            logits = language_model.plain(input_ids=tokens, use_cache=False).logits[0, :-1].float()
+        result[row] = torch.nn.functional.cross_entropy(logits, tokens[0, 1:]).item()
     return result
 
 

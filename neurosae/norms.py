@@ -52,10 +52,7 @@ def _read(store: Path) -> dict[str, float]:
 
 
 def _measure(language_model: LanguageModel, sites: Sequence[Site]) -> dict[str, float]:
-    ids = [
-        [language_model.sink_token, *language_model.tokenizer(text, add_special_tokens=False).input_ids]
-        for text in calibration_texts()
-    ]
+    ids = language_model.token_ids(calibration_texts())
     norms: dict[Site, list[np.ndarray]] = {site: [] for site in sites}
     for rows, activations in stream(language_model, ids, sites):
         for site, values in zip(sites, activations, strict=True):

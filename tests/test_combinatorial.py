@@ -204,7 +204,7 @@ def test_unusual_grids_end_with_tables_and_figures(arguments: list[str], tmp_pat
         assert sorted(ks) == [2, 8]
 
 
-def test_a_control_that_does_not_fit_is_left_out(tmp_path: Path) -> None:
+def test_a_control_that_does_not_fit_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stimuli = load("success")
     lines = [
         "name: few",
@@ -220,6 +220,10 @@ def test_a_control_that_does_not_fit_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "few.yaml").write_text("\n".join(lines))
     small = ["--k", "2", "--folds", "2", "--repeats", "1", "--permutations", "5", "--quiet", "--out", str(tmp_path)]
     assert run("--concept", str(tmp_path / "few.yaml"), *small) == 0
+    assert "Left out: raw with pca" in capsys.readouterr().out
+    alone = ["--representation", "raw", "--selector", "pca", "--no-controls", "--k", "30"]
+    assert run("--concept", str(tmp_path / "few.yaml"), *small, *alone) == 2
+    assert "No variant fits" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from neurosae.corpora import sentences
 from neurosae.errors import UserError
 from neurosae.files import atomic_path, write_json
-from neurosae.forward import run_batch
+from neurosae.forward import pad, run_batch
 from neurosae.models import LanguageModel
 from neurosae.norms import LIMIT, median_norms
 from neurosae.sites import Site
@@ -59,8 +59,7 @@ def clean_activations(
     The sink token in front of every context is masked, and so is every position above 10 times the site's median norm.
     """
     limit = LIMIT * median_norms(language_model, [site])[site]
-    encoded = language_model.tokenizer(texts, add_special_tokens=False).input_ids
-    ids = sorted(([language_model.sink_token, *row[: context - 1]] for row in encoded), key=len)
+    ids = sorted(language_model.token_ids(texts, context), key=len)
     start = 0
     while start < len(ids):
         stop = start + 1
@@ -68,7 +67,7 @@ def clean_activations(
             stop += 1
         batch = ids[start:stop]
         activations = run_batch(language_model, batch, [site])[0]
-        real = torch.arange(activations.shape[1])[None] < torch.tensor([len(row) for row in batch])[:, None]
+        _, real = pad(batch, language_model.sink_token)
         real[:, 0] = False
         kept = activations[real.to(activations.device)]
         normal = kept.float().norm(dim=-1) <= limit
@@ -151,8 +150,6 @@ class ShardReader:
     folder : Path
     batch_size : int
     seed : int
-    n_tokens : int, optional
-        Use only the first so many rows.
 
     Notes
     -----
@@ -160,12 +157,12 @@ class ShardReader:
     uninterrupted run would have seen, so that training resumes exactly.
     """
 
-    def __init__(self, folder: Path, batch_size: int, seed: int, n_tokens: int | None = None) -> None:
+    def __init__(self, folder: Path, batch_size: int, seed: int) -> None:
         self.shards = [_map_bfloat16(path) for path in sorted(folder.glob("part*.safetensors"))]
         if not self.shards:
             raise UserError(f"There are no activation shards in {folder}")
         self.ends = np.cumsum([len(shard) for shard in self.shards])
-        self.n = int(self.ends[-1]) if n_tokens is None else min(n_tokens, int(self.ends[-1]))
+        self.n = int(self.ends[-1])
         self.batch_size, self.seed = min(batch_size, self.n), seed
         self.step = 0
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from neurosae.forward import Change, at_site, batches, stream
+from neurosae.forward import Change, at_site, batches, pad, stream
 from neurosae.models import LanguageModel
 from neurosae.norms import LIMIT, median_norms
 from neurosae.sae.loading import site_of
@@ -93,8 +93,7 @@ def evaluate(
     spliced_texts : int, default 40
         Cross-entropy needs the whole model twice, so it is measured on the first so many texts only.
     """
-    encoded = language_model.tokenizer(list(texts), add_special_tokens=False).input_ids
-    ids = [[language_model.sink_token, *row[: context - 1]] for row in encoded]
+    ids = language_model.token_ids(texts, context)
     site = site_of(sae)
     limit = LIMIT * median_norms(language_model, [site])[site]
     clean, naive, active, fired = _reconstruct(sae, language_model, ids, limit, batch_size)
@@ -121,7 +120,7 @@ def _reconstruct(
     active = 0
     for rows, (activations,) in stream(language_model, ids, [site_of(sae)], batch_size=batch_size):
         x = activations.float().cpu()
-        _, real = _pad([ids[row] for row in rows], language_model.sink_token)
+        _, real = pad([ids[row] for row in rows], language_model.sink_token)
         mask = _clean(x, real, limit)
         with torch.inference_mode():
             codes = sae.encode(x[real])
@@ -147,7 +146,7 @@ def _splice(
         return changed
 
     for rows in batches(ids, batch_size):
-        tokens, real = _pad([ids[row] for row in rows], language_model.sink_token)
+        tokens, real = pad([ids[row] for row in rows], language_model.sink_token)
         changes = (lambda x: x, lambda x, real=real: reconstruct(x, real))
         for i, change in enumerate(changes):
             logits = _logits(language_model, tokens, site, change)
@@ -161,13 +160,6 @@ def _clean(x: torch.Tensor, real: torch.Tensor, limit: float) -> torch.Tensor:
     mask = real & (x.norm(dim=-1) <= limit)
     mask[:, 0] = False
     return mask
-
-
-def _pad(batch: list[list[int]], fill: int) -> tuple[torch.Tensor, torch.Tensor]:
-    width = max(map(len, batch))
-    tokens = torch.tensor([row + [fill] * (width - len(row)) for row in batch])
-    real = torch.arange(width)[None] < torch.tensor([len(row) for row in batch])[:, None]
-    return tokens, real
 
 
 def _logits(language_model: LanguageModel, tokens: torch.Tensor, site: Site, change: Change) -> torch.Tensor:
