@@ -64,7 +64,8 @@ def parser() -> argparse.ArgumentParser:
         "--contrast", help="a contrast of the file, or 'all' (default: the first; all with --concept all)"
     )
     what.add_argument("--model", default=models.DEFAULT, help="default: %(default)s; a Hugging Face name; a folder")
-    what.add_argument("--device", default="auto")
+    what.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    what.add_argument("--device-map", help="spread a large model over devices: auto, balanced (needs accelerate)")
     what.add_argument("--dtype", default="float32", choices=list(models.DTYPES))
     what.add_argument(
         "--sae",
@@ -135,7 +136,7 @@ def settings(options: argparse.Namespace) -> Settings:
     if options.jobs == 0:
         raise UserError("--jobs is 0", where="--jobs", allowed="1 or more, or -1 for all cores")
     models.resolve_device(options.device)
-    sae_site = loading.declared_site(options.sae)
+    sae_site = loading.declared_site(options.sae, options.model)
     if _needs_sae(options) and sae_site != Site(sae_site.block):
         raise UserError(f"The SAE reads {sae_site}; the runner compares residual streams", where="--sae")
     grid = Grid(
@@ -150,7 +151,15 @@ def settings(options: argparse.Namespace) -> Settings:
     )
     return Settings(
         grid=grid,
-        source=Source(options.model, options.device, options.dtype, options.sae, options.batch_size, options.seed),
+        source=Source(
+            options.model,
+            options.device,
+            options.dtype,
+            options.sae,
+            options.batch_size,
+            options.seed,
+            device_map=options.device_map,
+        ),
         n_splits=options.folds,
         n_repeats=options.repeats,
         n_permutations=options.permutations,

@@ -25,8 +25,9 @@ import torch
 from filelock import FileLock
 from safetensors import SafetensorError
 
-from neurosae.errors import UserError
+from neurosae.errors import UserError, unknown_name
 from neurosae.files import atomic_path, cache_folder, sha256_file, sizes, write_json
+from neurosae.hub_access import setting
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -41,6 +42,7 @@ _GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 # takes the sink and leaves the first word normal; its nominal BOS (<|im_start|>) does not.
 _SINK_TOKENS = {DEFAULT: 0}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,9 @@ class LanguageModel:
         return cast(torch.nn.Module, self.plain.base_model)
 
 
-def load(name_or_path: str = DEFAULT, device: str = "auto", dtype: str = "float32") -> LanguageModel:
+def load(
+    name_or_path: str = DEFAULT, device: str = "auto", dtype: str = "float32", *, device_map: str | None = None
+) -> LanguageModel:
     """Load a language model.
 
     Parameters
@@ -116,6 +120,8 @@ def load(name_or_path: str = DEFAULT, device: str = "auto", dtype: str = "float3
     device : {"auto", "cpu", "cuda", "mps"} or "cuda:1" and the like
         "auto" takes CUDA if there is one, else the CPU.
     dtype : {"float32", "bfloat16", "float16"}
+    device_map : {"auto", "balanced", "balanced_low_0", "sequential"}, optional
+        Spread the blocks of a model that is too large for one device over several (accelerate); `device` is not used.
 
     Raises
     ------
@@ -130,10 +136,12 @@ def load(name_or_path: str = DEFAULT, device: str = "auto", dtype: str = "float3
     """
     if dtype not in DTYPES:
         raise UserError(f"Unknown dtype '{dtype}'", where="--dtype", allowed=", ".join(DTYPES))
+    if device_map is not None and device_map not in DEVICE_MAPS:
+        raise unknown_name("device map", device_map, DEVICE_MAPS, where="--device-map")
     where = resolve_device(device)
     local = prepare() if name_or_path == DEFAULT else None
-    hf_model, tokenizer = _from_pretrained(str(local or name_or_path), DTYPES[dtype])
-    hf_model = hf_model.to(where).eval()
+    hf_model, tokenizer = _from_pretrained(str(local or name_or_path), DTYPES[dtype], device_map)
+    hf_model = hf_model.eval() if device_map else hf_model.to(where).eval()
     plain = _share_weights(hf_model)
     bridge = _bridge(str(local or name_or_path), hf_model, tokenizer, DTYPES[dtype], where)
     sink = _sink_token(name_or_path, tokenizer)
@@ -196,7 +204,7 @@ def _bridge(source: str, hf_model: Any, tokenizer: Any, dtype: torch.dtype, devi
         )
     except ValueError as error:
         raise UserError(
-            f"TransformerLens has no bridge for '{source}' ({type(hf_model).__name__})",
+            f"TransformerLens has no bridge for '{source}' ({type(hf_model).__name__}): {_first_line(error)}",
             where="--model",
             allowed="architectures of TransformerLens, e.g. GPT-2, GPT-NeoX, Llama, Qwen, Gemma",
         ) from error
@@ -214,25 +222,26 @@ def resolve_device(device: str) -> torch.device:
         ) from error
 
 
-def _from_pretrained(source: str, dtype: torch.dtype) -> tuple[Any, Any]:
+def _from_pretrained(source: str, dtype: torch.dtype, device_map: str | None) -> tuple[Any, Any]:
     """Model and tokenizer from a folder or the hub, with errors a person can act on."""
     from huggingface_hub.errors import GatedRepoError
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
-    token = None if Path(source).is_dir() else _hub_token()
+    token = None if Path(source).is_dir() else setting("HF_TOKEN")
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, token=token)
-        model, info = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, token=token, output_loading_info=True)
+        model, info = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, token=token, device_map=device_map, output_loading_info=True
+        )
     except GatedRepoError as error:
         raise _gated(source) from error
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         if "gated" in str(error).lower():
             raise _gated(source) from error
-        reason = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(
-            f"The language model '{source}' could not be loaded: {reason}",
+            f"The language model '{source}' could not be loaded: {_first_line(error)}",
             where="--model",
             allowed=f"'{DEFAULT}', a Hugging Face name (with a network or a hub cache), or a local folder",
         ) from error
@@ -246,25 +255,16 @@ def _from_pretrained(source: str, dtype: torch.dtype) -> tuple[Any, Any]:
     return model, tokenizer
 
 
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
 def _gated(name: str) -> UserError:
     return UserError(
         f"'{name}' is gated",
         where="--model",
         suggestion=f"Accept its licence at huggingface.co/{name}, then put HF_TOKEN=... into the environment or .env",
     )
-
-
-def _hub_token() -> str | None:
-    """The Hugging Face token from the environment, else from a .env file in the current folder; never logged."""
-    if token := os.environ.get("HF_TOKEN"):
-        return token
-    dotenv = Path(".env")
-    if dotenv.is_file():
-        for line in dotenv.read_text(encoding="utf-8").splitlines():
-            key, _, value = line.partition("=")
-            if key.removeprefix("export ").strip() == "HF_TOKEN":
-                return value.strip().strip("\"'") or None
-    return None
 
 
 def _sink_token(name: str, tokenizer: Any) -> int:

@@ -43,6 +43,8 @@ class Source:
         Texts per forward pass.
     seed : int, default 0
         Seed of the untrained SAE.
+    device_map : str, optional
+        See `neurosae.models.load`.
     """
 
     model: str = models.DEFAULT
@@ -51,6 +53,7 @@ class Source:
     sae: str = loading.DEFAULT
     batch_size: int = 32
     seed: int = 0
+    device_map: str | None = None
 
     def identity(self) -> dict[str, Any]:
         """What the responses depend on besides the stimuli; a hub name stands for its weights."""
@@ -87,14 +90,15 @@ class Bench:
     def language_model(self) -> LanguageModel:
         """The language model, loaded when first needed."""
         if self._language_model is None:
-            self._language_model = models.load(self.source.model, self.source.device, self.source.dtype)
+            source = self.source
+            self._language_model = models.load(source.model, source.device, source.dtype, device_map=source.device_map)
         return self._language_model
 
     @property
     def sae(self) -> Any:
         """The SAE, loaded when first needed."""
         if self._sae is None:
-            self._sae = loading.load(self.source.sae)
+            self._sae = loading.load(self.source.sae, self.source.device, model=self.source.model)
         return self._sae
 
     def listen(self, sites: Iterable[Site]) -> None:

@@ -21,7 +21,10 @@ import torch
 from neurosae import models
 from neurosae.errors import UserError
 from neurosae.files import sha256_file
+from neurosae.forward import run_batch
+from neurosae.hub_access import setting
 from neurosae.models import LanguageModel
+from neurosae.sites import Site
 
 ROOT = Path(models.__file__).parents[1]
 RUNNER = ["experiments.combinatorial", "--representation", "raw", "--block", "1", "--quiet", "--out", "out"]
@@ -173,9 +176,30 @@ def test_the_token_is_read_from_dotenv(
     monkeypatch.delenv("HF_TOKEN", raising=False)
     if dotenv is not None:
         (tmp_path / ".env").write_text(dotenv, newline="")
-    assert models._hub_token() == token
+    assert setting("HF_TOKEN") == token
     monkeypatch.setenv("HF_TOKEN", "from the environment")
-    assert models._hub_token() == "from the environment"
+    assert setting("HF_TOKEN") == "from the environment"
+
+
+def test_the_mirror_of_dotenv_is_asked(hub: http.server.ThreadingHTTPServer, tmp_path: Path) -> None:
+    """The command reads .env before any library of the hub does."""
+    handler: type[GatedHub] = hub.RequestHandlerClass  # type: ignore[assignment]
+    (tmp_path / ".env").write_text(f"HF_ENDPOINT=http://127.0.0.1:{hub.server_port}\n")
+    done = python(tmp_path, *RUNNER, "--model", "nobody/gated", NO_PROXY="127.0.0.1")
+    assert done.returncode == 2
+    assert any("nobody/gated/resolve" in path for path, _ in handler.asked)
+
+
+def test_a_model_spread_over_devices_computes_the_same(language_model: LanguageModel) -> None:
+    spread = models.load(device_map="auto")
+    ids = spread.token_ids(["The bridge held while the trucks crossed."])
+    for one, other in zip(run_batch(spread, ids, [Site(15)]), run_batch(language_model, ids, [Site(15)]), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def test_an_unknown_device_map_is_named() -> None:
+    with pytest.raises(UserError, match="device map 'evenly'"):
+        models.load(device_map="evenly")
 
 
 # The package of the bundled model

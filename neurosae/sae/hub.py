@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from neurosae.errors import UserError
-from neurosae.models import _hub_token
+from neurosae.hub_access import setting
 from neurosae.sae.registry import Entry, releases
 
 # Files of one SAE in the formats that are read here; the others go through SAELens' own converters.
@@ -41,7 +41,7 @@ def fetch(entry: Entry) -> Path | None:
     folder, found = about.saes_map[entry.sae_id], None
     if about.conversion_func not in _FILES or "clt" in folder:
         return None
-    token = _hub_token()
+    token = setting("HF_TOKEN")
     with hub_errors(about.repo_id):
         for name in _FILES[about.conversion_func]:
             optional = (about.conversion_func, name) in _OPTIONAL

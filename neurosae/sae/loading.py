@@ -78,17 +78,17 @@ def load(spec: str = DEFAULT, device: str = "cpu", dtype: str = "float32", model
     return to_saelens(checkpoint, where, precision)
 
 
-def declared_site(spec: str) -> Site:
-    """The site an SAE was trained on, without reading its weights."""
+def declared_site(spec: str, model: str | None = None) -> Site:
+    """The site an SAE was trained on, without reading its weights; `model` as in `load`."""
     name, site = _split(spec)
     if site:
         return site
     path = _local(name)
     if path is None:
-        entry = registry.resolve(name)
+        entry = registry.resolve(name, model)
         path = hub.fetch(entry)
         if path is None:
-            return site_of(load(spec))
+            return site_of(load(spec, model=model))
     reader, source = recognise(path)
     return _site(reader.hook_name(source))
 

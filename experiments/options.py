@@ -1,0 +1,97 @@
+"""What several commands ask alike: which language model, which SAE, which texts; and how they end."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from neurosae import models, norms, stimuli
+from neurosae.corpora import read_texts
+from neurosae.errors import UserError
+from neurosae.models import LanguageModel
+from neurosae.sae import loading
+
+
+def command(module: str, description: str | None) -> argparse.ArgumentParser:
+    """A parser that shows the module's docstring, examples included, as its help."""
+    return argparse.ArgumentParser(
+        prog=f"python -m experiments.{module}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def add_model(p: argparse.ArgumentParser, *, default: str | None = models.DEFAULT) -> None:
+    """Add ``--model``, ``--device``, ``--device-map`` and ``--dtype``."""
+    shown = default or "the one that the SAE names"
+    p.add_argument("--model", default=default, help=f"a Hugging Face name or a folder (default: {shown})")
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    p.add_argument("--device-map", help="spread a large model over devices: auto, balanced (needs accelerate)")
+    p.add_argument("--dtype", default="float32", choices=list(models.DTYPES), help="of the language model")
+
+
+def add_texts(p: argparse.ArgumentParser, default: int = 600) -> None:
+    """Add ``--corpus``, ``--texts`` and ``--context``."""
+    p.add_argument("--corpus", help="texts to measure on (default: the calibration text and every built-in stimulus)")
+    p.add_argument("--texts", type=int, default=default, help="at most so many of them (default: %(default)s)")
+    p.add_argument("--context", type=int, default=256, help="longest context in tokens (default: %(default)s)")
+
+
+def load_model(options: argparse.Namespace, name: str | None = None) -> LanguageModel:
+    """The language model of the options, or the named one where they leave it open."""
+    return models.load(
+        options.model or name or models.DEFAULT, options.device, options.dtype, device_map=options.device_map
+    )
+
+
+def load_pair(options: argparse.Namespace) -> tuple[Any, LanguageModel]:
+    """The SAE of ``options.sae`` and the language model it belongs to, unless ``--model`` names another.
+
+    Raises
+    ------
+    UserError
+        What either cannot be loaded for; an SAE of another width than the language model.
+    """
+    sae = loading.load(options.sae, options.device, model=options.model)
+    language_model = load_model(options, sae.cfg.metadata.model_name)
+    if sae.cfg.d_in != language_model.d_model:
+        raise UserError(
+            f"The SAE reads activations of width {sae.cfg.d_in}, {language_model.name} gives {language_model.d_model}",
+            where="--sae",
+            suggestion="Choose the language model that the SAE was trained on with --model",
+        )
+    return sae, language_model
+
+
+def texts(options: argparse.Namespace) -> list[str]:
+    """The texts of ``--corpus``, else those that ship: the calibration text, then every stimulus sentence."""
+    if options.texts < 1:
+        raise UserError(f"{options.texts} texts", where="--texts", allowed="1 or more")
+    source = read_texts(Path(options.corpus)) if options.corpus else iter(shipped_texts())
+    found = list(itertools.islice(source, options.texts))
+    if not found:
+        raise UserError(f"{options.corpus} holds no text", where="--corpus")
+    return found
+
+
+def shipped_texts() -> list[str]:
+    """Texts that ship with the project, each once."""
+    sentences = [text for name in sorted(stimuli.available()) for text in stimuli.load(name).table["text"]]
+    return list(dict.fromkeys([*norms.calibration_texts(), *sentences]))
+
+
+def end(run: Callable[[], None]) -> int:
+    """Run a command; what a person can act on is printed, and the exit code is 2."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        run()
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
