@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from experiments import reporting
 from experiments.comparison_run import ContrastRun, Settings
+from experiments.options import add_config, read
 from neurosae import models
 from neurosae.comparison import across_contrasts
-from neurosae.errors import UserError, unknown_name
+from neurosae.errors import UserError
 from neurosae.representations import Source
 from neurosae.runs import RunFolder
 from neurosae.sae import loading
@@ -37,16 +37,6 @@ from neurosae.stimuli import available, load
 from neurosae.variants import DEFAULT_SELECTORS, Grid
 
 log = logging.getLogger("neurosae")
-
-
-class _NoAliases(yaml.SafeLoader):
-    """Plain data only; without aliases, nothing can expand to more than was written."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        """Refuse aliases."""
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.constructor.ConstructorError(None, None, "aliases are not allowed", self.peek_event().start_mark)
-        return super().compose_node(parent, index)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -90,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--jobs", type=int, default=2, help="cells computed at once; changes no result")
     how.add_argument("--batch-size", type=int, default=32, help="texts per forward pass: bounds memory")
     run = p.add_argument_group("run")
-    run.add_argument("--config", type=Path, help="YAML file with any of these options; the command line wins")
+    add_config(run)
     run.add_argument("--out", type=Path, default=Path("results"), help="default: results/")
     run.add_argument("--fresh", action="store_true", help="start over instead of continuing")
     run.add_argument("--dry-run", action="store_true", help="print the grid, forward passes and expected minutes only")
@@ -100,31 +90,7 @@ def parser() -> argparse.ArgumentParser:
 
 def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Command line over configuration file over defaults."""
-    p = parser()
-    first = p.parse_args(arguments)
-    if first.config is None:
-        return first
-    known = {action.dest: action for action in p._actions if action.dest not in ("help", "config")}
-    try:
-        chosen = yaml.load(first.config.read_text(encoding="utf-8"), _NoAliases) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"The configuration cannot be read ({error})", where=str(first.config)) from error
-    if not isinstance(chosen, dict):
-        raise UserError("The configuration must be a mapping of option to value", where=str(first.config))
-    flat: list[str] = []
-    for name, value in chosen.items():
-        key = str(name).replace("-", "_")
-        if key not in known:
-            raise unknown_name("option", str(name), [n.replace("_", "-") for n in known], where=str(first.config))
-        flag = "--" + key.replace("_", "-")
-        if value is None:
-            continue
-        if isinstance(value, bool):
-            flat += [flag] if value else []
-        else:
-            flat += [flag, *map(str, value if isinstance(value, list) else [value])]
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    return p.parse_args([*flat, *given])
+    return read(parser(), arguments)
 
 
 def settings(options: argparse.Namespace) -> Settings:

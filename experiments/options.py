@@ -6,13 +6,15 @@ import argparse
 import itertools
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from neurosae import models, norms, stimuli
 from neurosae.corpora import read_texts
-from neurosae.errors import UserError
+from neurosae.errors import UserError, unknown_name
 from neurosae.models import LanguageModel
 from neurosae.sae import loading
 
@@ -24,6 +26,58 @@ def command(module: str, description: str | None) -> argparse.ArgumentParser:
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+class _NoAliases(yaml.SafeLoader):
+    """Plain data only; without aliases, nothing can expand to more than was written."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Refuse aliases."""
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.constructor.ConstructorError(None, None, "aliases are not allowed", self.peek_event().start_mark)
+        return super().compose_node(parent, index)
+
+
+def add_config(p: argparse._ActionsContainer) -> None:
+    """Add ``--config``, which `read` understands."""
+    p.add_argument("--config", type=Path, help="YAML file with any of these options; the command line wins")
+
+
+def read(p: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Command line over the file of ``--config`` over defaults; every long option is a key of the file.
+
+    Raises
+    ------
+    UserError
+        A file that cannot be read, is no mapping or has aliases; a key that is no option, with the nearest one.
+    """
+    p.allow_abbrev = False  # or a shortened --config would be missed here
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    add_config(first)
+    config = first.parse_known_args(arguments)[0].config
+    return p.parse_args(arguments, p.parse_args(_as_arguments(p, config)) if config else None)
+
+
+def _as_arguments(p: argparse.ArgumentParser, config: Path) -> list[str]:
+    """The options of a configuration file as they would stand on the command line."""
+    known = {action.dest for action in p._actions if action.option_strings} - {"help", "config"}
+    try:
+        chosen = yaml.load(config.read_text(encoding="utf-8"), _NoAliases) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"The configuration cannot be read ({error})", where=str(config)) from error
+    if not isinstance(chosen, dict):
+        raise UserError("The configuration must be a mapping of option to value", where=str(config))
+    arguments: list[str] = []
+    for name, value in chosen.items():
+        key = str(name).replace("-", "_")
+        if key not in known:
+            raise unknown_name("option", str(name), [n.replace("_", "-") for n in known], where=str(config))
+        flag = "--" + key.replace("_", "-")
+        if isinstance(value, bool):
+            arguments += [flag] if value else []
+        elif value is not None:
+            arguments += [flag, *map(str, value if isinstance(value, list) else [value])]
+    return arguments
 
 
 def add_model(p: argparse.ArgumentParser, *, default: str | None = models.DEFAULT) -> None:

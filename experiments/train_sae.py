@@ -4,6 +4,12 @@ Examples
 --------
 python -m experiments.train_sae corpus.parquet --out my-sae --tokens 3000000
 python -m experiments.train_sae corpus.jsonl --out tiny --tokens 50000 --latents 1024 --held-out 40
+python -m experiments.train_sae hf:roneneldan/TinyStories --out streamed --streaming --tokens 20000000
+python -m experiments.train_sae --shards acts --architecture topk --out from-shards
+python -m experiments.train_sae --config my-sae.yaml
+python -m experiments.train_sae --smoke-test
+
+Started again after a kill, the same command goes on from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -13,233 +19,344 @@ import dataclasses
 import itertools
 import json
 import logging
+import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.torch import load_file, save_file
 
+from experiments.options import add_config, add_model, command, end, load_model, read, shipped_texts
+from experiments.sae_card import card
 from neurosae import models
 from neurosae.corpora import read_texts
 from neurosae.errors import UserError
-from neurosae.files import atomic_path, folder_digest, sha256_file, write_json, write_text
+from neurosae.files import atomic_path, write_json, write_text
+from neurosae.models import LanguageModel
 from neurosae.sae import overlap
-from neurosae.sae.activations import ContextPlan, capture_shards
-from neurosae.sae.evaluation import Evaluation, evaluate
+from neurosae.sae.activations import ContextPlan, capture_request, capture_shards
+from neurosae.sae.evaluation import evaluate
 from neurosae.sae.loading import load
-from neurosae.sae.training import SparseBatchTopK, TrainingPlan, train
+from neurosae.sae.saving import refuse_if_changed, save
+from neurosae.sae.shards import RECORD, captured_tokens, check_request, finished_shards
+from neurosae.sae.training import train
+from neurosae.sae.training_data import ShardData, StreamData, TrainingData
+from neurosae.sae.training_plan import SPARSITY_COEFFICIENTS, TrainingPlan
 from neurosae.sites import Site
 
 log = logging.getLogger("train_sae")
-_TOLERANCE = 0.01  # the saved SAE may differ from the trained one by so much in FVU
+_SITE, _TOKENS, _BUFFER = "15", 3_000_000, 500_000
+_SMOKE_TEST: dict[str, Any] = {
+    "tokens": 4000,
+    "held_out": 24,
+    "context": 32,
+    "latents": 512,
+    "k": 8,
+    "epochs": 4.0,
+    "batch_size": 256,
+    "lr": 2e-3,
+    "dead_after_tokens": 5000,
+    "checkpoint_every": 50,
+    "out": Path("results/sae-smoke-test"),
+    "description": "Smoke test on the texts that ship with neurosae: far too few for an SAE of any use.",
+}
 
 
 def parser() -> argparse.ArgumentParser:
-    """Command-line options."""
+    """Command-line options; every long name is also a key of --config."""
     defaults = TrainingPlan()
-    p = argparse.ArgumentParser(
-        prog="python -m experiments.train_sae",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    p = command("train_sae", __doc__)
+    formats = ".parquet, .jsonl, .jsonl.zst, .jsonl.gz or .txt, a folder of these, or hf:NAME[:CONFIG][#SPLIT]"
+    # Suppressed, so that an absent argument does not replace --corpus.
+    p.add_argument("corpus", nargs="?", default=argparse.SUPPRESS, help=formats)
+    data = p.add_argument_group("data")
+    data.add_argument("--corpus", help="the same, for --config")
+    data.add_argument("--shards", type=Path, help="train on the shards of experiments.capture instead of a corpus")
+    data.add_argument("--streaming", action="store_true", help="one pass without shards: nothing is kept on disk")
+    data.add_argument("--buffer", type=int, help=f"tokens shuffled together with --streaming (default: {_BUFFER})")
+    data.add_argument("--site", help=f"block or hook name (default: {_SITE}, the residual stream after that block)")
+    data.add_argument("--tokens", type=int, help=f"clean tokens to capture or stream (default: {_TOKENS})")
+    data.add_argument("--held-out", type=int, default=600, help="first texts of the corpus, kept for evaluation only")
+    data.add_argument("--held-out-corpus", help="evaluate on the first texts of this corpus too")
+    data.add_argument("--context", type=int, help=f"longest context in tokens (default: {ContextPlan().context})")
+    data.add_argument("--capture-dtype", choices=list(models.DTYPES), default="bfloat16")
+    add_model(p)
+    sae = p.add_argument_group("SAE")
+    sae.add_argument("--architecture", default=defaults.architecture, help=", ".join(SPARSITY_COEFFICIENTS))
+    sae.add_argument("--latents", type=int, default=defaults.n_latents)
+    sae.add_argument("--k", type=int, default=defaults.k, help="active latents per token (default: %(default)s)")
+    sae.add_argument("--sparsity-coefficient", type=float, help="weight of the sparsity loss: jumprelu, standard")
+    sae.add_argument("--matryoshka-widths", type=int, nargs="+", default=[], help="rising sizes, up to --latents")
+    sae.add_argument("--epochs", type=float, help=f"passes over the shards (default: {defaults.epochs:g})")
+    sae.add_argument("--batch-size", type=int, default=defaults.batch_size)
+    sae.add_argument("--lr", type=float, default=defaults.lr)
+    sae.add_argument("--dead-after-tokens", type=int, default=defaults.dead_after_tokens)
+    sae.add_argument("--seed", type=int, default=defaults.seed)
+    how = p.add_argument_group("run")
+    add_config(how)
+    how.add_argument(
+        "--out", type=Path, default=Path("results/sae"), help="folder for everything (default: %(default)s)"
     )
-    p.add_argument("corpus", type=Path, help="Parquet or JSONL with a column 'text', plain text, or a folder of these")
-    p.add_argument("--out", type=Path, required=True, help="folder for shards, checkpoints and the finished SAE")
-    p.add_argument("--model", default=models.DEFAULT)
-    p.add_argument("--site", default="15", help="block or hook name (default: 15, the residual stream after block 15)")
-    p.add_argument("--tokens", type=int, default=3_000_000, help="clean tokens to capture (default: %(default)s)")
-    p.add_argument("--held-out", type=int, default=600, help="first texts of the corpus, kept for evaluation only")
-    p.add_argument("--held-out-corpus", type=Path, help="evaluate on the first texts of this file too")
-    p.add_argument("--context", type=int, default=256)
-    p.add_argument("--capture-dtype", choices=list(models.DTYPES), default="bfloat16")
-    p.add_argument("--latents", type=int, default=defaults.n_latents)
-    p.add_argument("--k", type=int, default=defaults.k)
-    p.add_argument("--epochs", type=float, default=defaults.epochs)
-    p.add_argument("--batch-size", type=int, default=defaults.batch_size)
-    p.add_argument("--lr", type=float, default=defaults.lr)
-    p.add_argument("--seed", type=int, default=defaults.seed)
-    p.add_argument("--description", default="", help="one paragraph about the data and its licence, for the card")
+    how.add_argument(
+        "--checkpoint-every", type=int, default=200, help="steps: what a kill loses (default: %(default)s)"
+    )
+    how.add_argument("--log", help="tensorboard or wandb, besides training.csv")
+    how.add_argument("--description", default="", help="one paragraph about the data and its licence, for the card")
+    how.add_argument("--smoke-test", action="store_true", help="everything once, small, on built-in texts")
     return p
 
 
-def run(options: argparse.Namespace) -> Path:
-    """Capture, train, save, reload, evaluate; returns the folder of the finished SAE."""
-    site = Site.parse(options.site)
-    plan = TrainingPlan(
+def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Command line over configuration file over defaults, which are small for a smoke test.
+
+    Raises
+    ------
+    UserError
+        Options that contradict each other.
+    """
+    p = parser()
+    options = read(p, arguments)
+    if options.smoke_test:
+        p.set_defaults(**_SMOKE_TEST)
+        options = read(p, arguments)
+    sources = [name for name in ("corpus", "shards", "smoke_test") if getattr(options, name)]
+    if len(sources) != 1:
+        raise UserError(
+            f"Activations from {' and '.join(sources) or 'nowhere'}", allowed="CORPUS, --shards or --smoke-test"
+        )
+    if options.shards:
+        _refuse_given(options, "--shards", "streaming", "tokens", "site", "context")
+    if options.streaming:
+        _refuse_given(options, "--streaming", "epochs")
+    else:
+        _refuse_given(options, "training on shards", "buffer")
+    if options.held_out < 1:
+        raise UserError(f"{options.held_out} texts held out", where="--held-out", allowed="integers from 1")
+    return options
+
+
+def _refuse_given(options: argparse.Namespace, chosen: str, *names: str) -> None:
+    for name in names:
+        if getattr(options, name) not in (None, False):
+            raise UserError(f"--{name} has no meaning with {chosen}", where=f"--{name}", suggestion="Leave it out")
+
+
+def plan_of(options: argparse.Namespace) -> TrainingPlan:
+    """The plan that the options describe."""
+    same = ("architecture", "k", "sparsity_coefficient", "batch_size", "lr", "dead_after_tokens", "seed")
+    return TrainingPlan(
         n_latents=options.latents,
-        k=options.k,
-        epochs=options.epochs,
-        batch_size=options.batch_size,
-        lr=options.lr,
-        seed=options.seed,
+        k_start=max(options.k, TrainingPlan.k_start),
+        epochs=_epochs(options),
+        matryoshka_widths=tuple(options.matryoshka_widths),
+        **{name: getattr(options, name) for name in same},
     )
-    contexts = ContextPlan(context=options.context)
-    shards, started = options.out / "shards", time.time()
-    _same_as_before(options.out / "capture.json", _capture_request(options, site, contexts))
-    _same_as_before(options.out / "plan.json", dataclasses.asdict(plan))
-    if not _already_captured(shards, options.tokens):
-        reader = models.load(options.model, dtype=options.capture_dtype)
-        texts = itertools.islice(read_texts(options.corpus), options.held_out, None)
-        capture_shards(reader, texts, site, shards, n_tokens=options.tokens, plan=contexts)
-        del reader
-    log.info("training %d latents, k = %d", plan.n_latents, plan.k)
-    sae, trainer = train(
-        shards, plan, site, options.model, options.out, context_size=options.context, dataset=options.corpus.name
+
+
+def _epochs(options: argparse.Namespace) -> float:
+    if options.streaming:
+        return 1.0
+    return TrainingPlan.epochs if options.epochs is None else options.epochs
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the activations come from, and what the card says about it."""
+
+    data: TrainingData
+    model: str
+    site: Site
+    contexts: ContextPlan
+    corpus: str | None  # None: somebody else's shards
+    tokens: int
+    texts: Callable[[], int]  # how many texts were read so far
+
+    @property
+    def name(self) -> str:
+        """The corpus without the folders above it."""
+        return Path(self.corpus).name if self.corpus else "shards"
+
+
+def from_shards(folder: Path, options: argparse.Namespace, plan: TrainingPlan, corpus: str | None = None) -> Source:
+    """Finished shards, whoever captured them."""
+    data = ShardData(folder, plan.batch_size, plan.seed)
+    about = _shards_record(folder)
+    # A model in a folder may have moved since the capture: then --model says where it is.
+    model = options.model if options.model != models.DEFAULT else about["model"]
+    contexts = ContextPlan(about["context"], about["sentences_every"])
+    n_texts = finished_shards(folder)[-1].last_text + 1
+    return Source(data, model, Site.parse(about["site"]), contexts, corpus, data.n, lambda: n_texts)
+
+
+def _shards_record(folder: Path) -> dict[str, Any]:
+    """What the shards are of, as their capture wrote it."""
+    try:
+        about = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        return {name: about[name] for name in ("model", "site", "context", "sentences_every", "tokens")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{folder / RECORD} does not say what the shards are of", where="--shards", suggestion="Finish the capture"
+        ) from error
+
+
+def captured(options: argparse.Namespace, plan: TrainingPlan, corpus: str) -> Source:
+    """Shards of a corpus, captured as far as they are missing."""
+    site, contexts, n_tokens = _wanted(options)
+    shards = options.out / "shards"
+    request = capture_request(corpus, options.model, options.capture_dtype, [site], contexts, held_out=options.held_out)
+    _same_as_before(options.out / "capture.json", request)
+    if captured_tokens(shards) < n_tokens:
+        texts = _training_texts(corpus, options)
+        capture_shards(_reader(options), texts(), site, shards, n_tokens=n_tokens, plan=contexts)
+    return from_shards(shards, options, plan, corpus)
+
+
+def streamed(options: argparse.Namespace, plan: TrainingPlan, corpus: str) -> Source:
+    """A corpus through the language model while the SAE is trained."""
+    site, contexts, n_tokens = _wanted(options)
+    request = capture_request(
+        corpus, options.model, options.capture_dtype, [site], contexts, held_out=options.held_out, streamed=n_tokens
     )
-    folder = options.out / "sae"
-    save_shipped(sae, folder)
-    language_model = models.load(options.model)
-    held_out = {"held-out texts of the corpus": list(itertools.islice(read_texts(options.corpus), options.held_out))}
-    if options.held_out_corpus:
-        name = f"sentences of {options.held_out_corpus.name}"
-        held_out[name] = list(itertools.islice(read_texts(options.held_out_corpus), 2000))
-    evaluations = {name: evaluate(load(str(folder)), language_model, texts) for name, texts in held_out.items()}
-    _refuse_if_changed(sae, folder, language_model, next(iter(held_out.values()))[:20])
-    n_texts = _texts_used(shards)
-    used = itertools.islice(read_texts(options.corpus), options.held_out, options.held_out + n_texts)
-    with atomic_path(folder / overlap.FILE) as temporary, temporary.open("wb") as stream:
-        np.save(stream, overlap.hash_texts(used), allow_pickle=False)
+    _same_as_before(options.out / "capture.json", request)
+    data = StreamData(
+        _reader(options),
+        _training_texts(corpus, options),
+        site,
+        contexts,
+        n_tokens=n_tokens,
+        batch_size=plan.batch_size,
+        buffer_tokens=_BUFFER if options.buffer is None else options.buffer,
+        seed=plan.seed,
+    )
+    return Source(data, options.model, site, contexts, corpus, n_tokens, lambda: data.position)
+
+
+def _wanted(options: argparse.Namespace) -> tuple[Site, ContextPlan, int]:
+    context = ContextPlan().context if options.context is None else options.context
+    n_tokens = _TOKENS if options.tokens is None else options.tokens
+    return Site.parse(options.site or _SITE), ContextPlan(context), n_tokens
+
+
+def _reader(options: argparse.Namespace) -> LanguageModel:
+    return models.load(options.model, options.device, options.capture_dtype, device_map=options.device_map)
+
+
+def _training_texts(corpus: str, options: argparse.Namespace) -> Callable[[], Any]:
+    """The corpus behind the held-out texts: whole texts are on one side or the other."""
+    return lambda: itertools.islice(read_texts(corpus), options.held_out, None)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Capture or stream, train, then finish."""
+    started = time.time()
+    plan = plan_of(options)
+    device = models.resolve_device(options.device)
+    corpus = _built_in_corpus(options.out) if options.smoke_test else options.corpus
+    _same_plan(options.out / "plan.json", plan)
+    if options.shards:
+        source = from_shards(options.shards, options, plan)
+        _same_as_before(options.out / "capture.json", _shards_record(options.shards))
+    else:
+        source = (streamed if options.streaming else captured)(options, plan, corpus)
+    log.info("training %s with %d latents on %s", plan.architecture, plan.n_latents, device)
+    sae = train(
+        source.data,
+        plan,
+        options.out,
+        metadata={
+            "model_name": source.model,
+            "hook_name": str(source.site),
+            "prepend_bos": True,
+            "context_size": source.contexts.context,
+            "dataset": source.name,
+        },
+        device=device,
+        checkpoint_every=options.checkpoint_every,
+        log=options.log,
+    )
+    language_model = load_model(options, source.model)
+    with atomic_path(options.out / "sae") as folder:
+        save(sae, folder)
+        _finish(folder, sae, source, options, plan, language_model, started)
+    print((options.out / "sae" / "README.md").read_text(encoding="utf-8"))
+
+
+def _finish(
+    folder: Path,
+    sae: Any,
+    source: Source,
+    options: argparse.Namespace,
+    plan: TrainingPlan,
+    language_model: LanguageModel,
+    started: float,
+) -> None:
+    """Check the stored SAE against the trained one, measure it, and put the card and its evidence beside it."""
+    held_out = _held_out(source, options)
+    refuse_if_changed(sae, folder, language_model, next(iter(held_out.values()))[:20])
+    stored = load(str(folder), str(language_model.device))
+    evaluations = {name: evaluate(stored, language_model, texts) for name, texts in held_out.items()}
+    if source.corpus:
+        used = itertools.islice(_training_texts(source.corpus, options)(), source.texts())
+        np.save(folder / overlap.FILE, overlap.hash_texts(used), allow_pickle=False)
     about = {
         "plan": dataclasses.asdict(plan),
-        "context": dataclasses.asdict(contexts),
-        "tokens": json.loads((shards / "shards.json").read_text())["tokens"],
-        "texts": n_texts,
+        "context": dataclasses.asdict(source.contexts),
+        "model": source.model,
+        "site": str(source.site),
+        "corpus": source.name,
+        "capture_dtype": options.capture_dtype if source.corpus else None,
+        "held_out_texts": options.held_out if source.corpus else None,
+        "streaming": options.streaming,
+        "tokens": source.tokens,
+        "texts": source.texts(),
         "held_out": {name: figures.as_dict() for name, figures in evaluations.items()},
         "minutes_this_run": round((time.time() - started) / 60),
-        "history": trainer.history,
     }
     write_json(folder / "training.json", about)
-    write_text(folder / "README.md", card(options, site, plan, about, evaluations))
-    return folder
+    shutil.copy(options.out / "training.csv", folder)
+    write_text(folder / "README.md", card(about, plan, evaluations, options.description))
 
 
-def save_shipped(sae: SparseBatchTopK, folder: Path) -> None:
-    """Write SAELens' inference format (JumpReLU), weights rounded to bfloat16, the threshold in float32."""
-    with atomic_path(folder) as temporary:
-        weights, config = sae.save_inference_model(temporary)
-        tensors = load_file(weights)
-        rounded = {name: t.float() if name == "threshold" else t.bfloat16() for name, t in tensors.items()}
-        save_file({name: t.contiguous() for name, t in rounded.items()}, weights)
-        about: dict[str, Any] = json.loads(config.read_text())
-        config.write_text(json.dumps(about | {"dtype": "float32", "device": "cpu"}, indent=1, sort_keys=True) + "\n")
+def _held_out(source: Source, options: argparse.Namespace) -> dict[str, list[str]]:
+    """Texts that the SAE was not trained on, by name; those that ship if there are no others."""
+    found = {}
+    if source.corpus:
+        texts = list(itertools.islice(read_texts(source.corpus), options.held_out))
+        found["held-out texts of the corpus"] = texts
+    if options.held_out_corpus:
+        texts = list(itertools.islice(read_texts(options.held_out_corpus), 2000))
+        found[f"texts of {Path(options.held_out_corpus).name}"] = texts
+    return found or {"texts that ship with neurosae": shipped_texts()[: options.held_out]}
 
 
-def card(
-    options: argparse.Namespace, site: Site, plan: TrainingPlan, about: dict[str, Any], held_out: dict[str, Evaluation]
-) -> str:
-    """The SAE's card in Markdown: what it is, how it was made, how good it is."""
-    rows = "\n".join(
-        f"| {name} | {e.n_texts:,} | {e.n_tokens:,} | {e.fvu_clean:.3f} | {e.fvu_naive:.5f} | {e.fvu_uncentred:.3f} "
-        f"| {e.l0:.1f} | {e.dead:.2%} | {e.ce:.3f} | {e.ce_spliced:.3f} | {e.ce_spliced - e.ce:+.3f} |"
-        for name, e in held_out.items()
-    )
-    return f"""# SAE of {options.model}, {site}
-
-BatchTopK sparse autoencoder, {plan.n_latents:,} latents, k = {plan.k}, stored as JumpReLU with one threshold, in SAELens'
-format: weights rounded to bfloat16, threshold in float32. It reads raw activations; nothing has to be scaled.
-
-## Use
-
-    from neurosae.sae.loading import load
-    sae = load("folder of this card")           # or sae_lens.SAE.load_from_disk(folder)
-
-Put the sink token (id 0, `<|endoftext|>` for the default model) in front of every text and leave it out of everything, as
-`neurosae.capture` does. Without it the first word becomes an attention sink and the latents mean nothing.
-
-## Quality, measured on the stored (rounded) weights
-
-| held-out data | texts | clean tokens | FVU, clean | FVU, naive | FVU, uncentred | L0 | dead | CE | CE spliced | increase |
-|---|---|---|---|---|---|---|---|---|---|---|
-{rows}
-
-FVU is the fraction of variance unexplained. *Clean* is the headline: centred, without sink and outlier tokens. *Naive*
-leaves them in: their norms are a hundred times the usual, so that it describes a few tokens that the SAE never saw and
-nothing else. CE is in nats per token, with and without the reconstruction in place of clean activations, on the first 40
-texts; a dead latent never fired on that data.
-
-## Recipe
-
-{about["tokens"]:,} clean tokens from {about["texts"]:,} texts (every fourth text cut into single sentences, each with its own
-sink token; contexts of at most {options.context} tokens), captured in {options.capture_dtype}; the first {options.held_out} texts
-of the corpus were held out. {plan.epochs:g} epochs, batch {plan.batch_size:,}, Adam {plan.lr:g} with 5 % warm-up and linear decay
-over the last 20 %, gradient clip 1; k falls from {plan.k_start} to {plan.k} over the first tenth; auxiliary loss
-{plan.aux_coefficient:g} for latents silent for {plan.dead_after_tokens:,} tokens; seed {plan.seed}. `training.json` has the history,
-`{overlap.FILE}` hashes of the sentences of all training texts (`neurosae.sae.overlap`).
-
-## Data and licence
-
-{options.description or "Not described."}
-"""
-
-
-def _capture_request(options: argparse.Namespace, site: Site, contexts: ContextPlan) -> dict[str, Any]:
-    """Everything that the shards depend on besides how many there are."""
-    if not options.corpus.exists():
-        raise UserError(f"There is no corpus {options.corpus}", allowed="a .parquet, .jsonl or .txt file, or a folder")
-    size = folder_digest(options.corpus) if options.corpus.is_dir() else sha256_file(options.corpus)
-    return {
-        "corpus": size,
-        "held_out": options.held_out,
-        "model": options.model,
-        "site": str(site),
-        "dtype": options.capture_dtype,
-        **dataclasses.asdict(contexts),
-    }
+def _built_in_corpus(out: Path) -> str:
+    path = out / "built-in texts.jsonl"
+    write_text(path, "".join(json.dumps({"text": text}) + "\n" for text in shipped_texts()))
+    return str(path)
 
 
 def _same_as_before(record: Path, request: dict[str, Any]) -> None:
     """Keep the request, or refuse one that differs from what the folder holds."""
+    check_request(record, request)
     if not record.is_file():
         write_json(record, request)
-        return
-    known = json.loads(record.read_text(encoding="utf-8"))
-    changed = [name for name in request if known.get(name) != request[name]]
-    if changed:
-        raise UserError(
-            f"{record.parent} was begun with another {', '.join(changed)}",
-            where="--out",
-            suggestion="Choose another folder, or delete this one to start over",
-        )
 
 
-def _already_captured(shards: Path, n_tokens: int) -> bool:
-    record = shards / "shards.json"
-    return record.is_file() and json.loads(record.read_text())["tokens"] >= n_tokens
-
-
-def _texts_used(shards: Path) -> int:
-    last = sorted(shards.glob("part*.safetensors"))[-1]
-    return int(load_file(last)["last_row"]) + 1
-
-
-def _refuse_if_changed(
-    sae: SparseBatchTopK, folder: Path, language_model: models.LanguageModel, texts: list[str]
-) -> None:
-    """Trained weights in memory and stored weights must reconstruct alike."""
-    with atomic_path(folder.parent / "unrounded") as temporary:
-        sae.save_inference_model(temporary)
-    before = evaluate(load(str(folder.parent / "unrounded")), language_model, texts, spliced_texts=4)
-    after = evaluate(load(str(folder)), language_model, texts, spliced_texts=4)
-    if abs(before.fvu_clean - after.fvu_clean) > _TOLERANCE or abs(before.l0 - after.l0) > 0.05 * before.l0:
-        raise UserError(
-            f"The stored SAE differs from the trained one: FVU {after.fvu_clean:.4f} against {before.fvu_clean:.4f}, "
-            f"L0 {after.l0:.2f} against {before.l0:.2f}"
-        )
+def _same_plan(record: Path, plan: TrainingPlan) -> None:
+    """The same for the plan; options that an older record does not have were at their defaults."""
+    defaults = dataclasses.asdict(TrainingPlan())
+    if record.is_file():
+        known = defaults | json.loads(record.read_text(encoding="utf-8"))
+        write_json(record, known)
+    _same_as_before(record, json.loads(json.dumps(dataclasses.asdict(plan))))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; exit code 2 on bad input."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    options = parser().parse_args(arguments)
-    try:
-        folder = run(options)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    print((folder / "README.md").read_text(encoding="utf-8"))
-    return 0
+    return end(lambda: run(read_options(arguments)))
 
 
 if __name__ == "__main__":

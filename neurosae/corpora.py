@@ -1,64 +1,194 @@
-"""Corpora: one stream of texts out of Parquet, JSONL or plain text, in constant memory."""
+"""Corpora: one stream of texts out of files, folders or a Hugging Face dataset, in constant memory."""
 
 from __future__ import annotations
 
+import io
+import itertools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from neurosae.errors import UserError
+from neurosae.files import folder_digest, sha256_file
+from neurosae.hub_access import setting
 
+HUB = "hf:"
+_ALLOWED = (
+    "a .parquet, .jsonl, .jsonl.zst, .jsonl.gz or .txt file, a folder of them, or hf:NAME[:CONFIG][#SPLIT] for a "
+    "Hugging Face dataset"
+)
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'])")
 _MIN_WORDS = 4
 
 
-def read_texts(path: Path) -> Iterator[str]:
-    """Yield the texts of a corpus file, or of all corpus files of a folder in name order.
+def read_texts(source: str | Path) -> Iterator[str]:
+    """Yield the texts of a corpus, always in the same order.
 
     Parameters
     ----------
-    path : Path
-        ``.parquet`` or ``.jsonl`` with a column `text`; ``.txt`` with texts separated by blank lines.
+    source : str or Path
+        One of
+
+        - a ``.parquet`` file with a column `text`;
+        - a ``.jsonl``, ``.jsonl.zst`` (as the Pile) or ``.jsonl.gz`` file: one object with a key `text` per line;
+        - a ``.txt`` file in UTF-8, where blank lines separate texts;
+        - a folder: every such file in it and in its folders, in the order of their paths. A file means the same alone
+          and in a folder: a ``.txt`` without blank lines is one text. Hidden and other files are left out;
+        - ``hf:NAME``, ``hf:NAME:CONFIG``, ``hf:NAME#SPLIT`` or ``hf:NAME:CONFIG#SPLIT``: a Hugging Face dataset with a
+          column `text`, streamed; NAME may be a local folder in that format, SPLIT is ``train`` by default. Code that
+          a dataset brings along is never run.
 
     Raises
     ------
     UserError
-        A missing file, another format, no column `text`, or a line that is not JSON.
+        No such corpus, another format, a file that is cut short, no column `text`, an entry that is no text: the
+        message names file and line.
     """
-    if path.is_dir():
-        for part in sorted(p for p in path.iterdir() if p.suffix in (".parquet", ".jsonl", ".txt")):
-            yield from read_texts(part)
+    if str(source).startswith(HUB):
+        yield from _read_hub(str(source))
         return
-    if not path.is_file():
-        raise UserError(f"There is no corpus {path}", allowed="a .parquet, .jsonl or .txt file, or a folder of them")
-    if path.suffix == ".parquet":
-        yield from _read_parquet(path)
-    elif path.suffix == ".jsonl":
-        yield from _read_jsonl(path)
-    elif path.suffix == ".txt":
-        yield from (part.strip() for part in path.read_text(encoding="utf-8").split("\n\n") if part.strip())
-    else:
-        raise UserError(f"{path} has a format that is not known", allowed=".parquet, .jsonl, .txt")
+    path = _existing(source)
+    parts = _parts(path) if path.is_dir() else [path]
+    for part in parts:
+        reader = _reader(part)
+        if reader is None:
+            raise UserError(f"{part} has a format that is not known", allowed=_ALLOWED)
+        with _readable(part):
+            yield from reader(part)
+
+
+def identity(source: str | Path) -> str:
+    """What tells this corpus from another one: a hash of its content, or the name of a dataset on the hub.
+
+    Notes
+    -----
+    Of folders, names, sizes and pieces of the files are hashed (`neurosae.files.folder_digest`). A dataset on the hub
+    can change under its name; this is not noticed.
+
+    Raises
+    ------
+    UserError
+        No such corpus.
+    """
+    name = str(source)
+    local = Path(_hub_parts(name)[0] if name.startswith(HUB) else name)
+    if name.startswith(HUB):
+        return f"{name} {folder_digest(local)}" if local.is_dir() else name
+    path = _existing(source)
+    return folder_digest(path) if path.is_dir() else sha256_file(path)
+
+
+def _existing(source: str | Path) -> Path:
+    path = Path(source)
+    if not path.exists():
+        raise UserError(f"There is no corpus {path}", allowed=_ALLOWED)
+    return path
+
+
+def _parts(folder: Path) -> list[Path]:
+    """The corpus files below a folder, hidden ones left out."""
+    below = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file() and _reader(path)]
+    parts = [folder / path for path in below if not any(name.startswith(".") for name in path.parts)]
+    if not parts:
+        raise UserError(f"The folder {folder} holds no corpus", allowed=_ALLOWED)
+    return parts
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn what the readers raise at a damaged file into a message."""
+    try:
+        yield
+    except (OSError, ValueError) as error:  # pyarrow's and UTF-8's errors are among these
+        raise UserError(f"This file cannot be read to its end: {error}", where=str(path)) from error
 
 
 def _read_parquet(path: Path) -> Iterator[str]:
     table = pq.ParquetFile(path)
     if "text" not in table.schema_arrow.names:
         raise UserError(f"{path} has no column 'text'", allowed="a column named text")
+    rows = itertools.count(1)
     for batch in table.iter_batches(batch_size=1024, columns=["text"]):
-        yield from batch.column("text").to_pylist()
+        for text in batch.column("text").to_pylist():
+            yield _checked({"text": text}, f"{path}, row {next(rows)}")
 
 
 def _read_jsonl(path: Path) -> Iterator[str]:
-    with path.open(encoding="utf-8") as stream:
-        for number, line in enumerate(stream, 1):
-            try:
-                yield json.loads(line)["text"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise UserError("This line is no JSON object with a key 'text'", where=f"{path}:{number}") from error
+    with pa.input_stream(str(path), compression="detect") as stream:
+        for number, line in enumerate(io.BufferedReader(stream), 1):
+            if line.strip():
+                try:
+                    entry = json.loads(line)
+                except ValueError:
+                    entry = None
+                yield _checked(entry, f"{path}:{number}")
+
+
+def _read_txt(path: Path) -> Iterator[str]:
+    with path.open(encoding="utf-8-sig") as stream:
+        for has_words, lines in itertools.groupby(stream, key=lambda line: bool(line.strip())):
+            if has_words:
+                yield "".join(lines).strip()
+
+
+def _read_hub(source: str) -> Iterator[str]:
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
+    from huggingface_hub.errors import HTTPError
+
+    name, config, split = _hub_parts(source)
+    try:
+        # Datasets that are programs are refused by the library; it is never asked to trust them.
+        rows = load_dataset(name, config, split=split, streaming=True, token=setting("HF_TOKEN"))
+        for number, row in enumerate(rows, 1):
+            yield _checked(row, f"{source}, row {number}")
+    except (OSError, ValueError, RuntimeError, DatasetsError, HTTPError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"The dataset '{source}' cannot be read: {reason}",
+            allowed="hf:NAME[:CONFIG][#SPLIT] of a dataset on the hub (with a network) or of a local folder",
+        ) from error
+
+
+def _hub_parts(source: str) -> tuple[str, str | None, str]:
+    """Name, configuration and split.
+
+    Examples
+    --------
+    >>> _hub_parts("hf:owner/name:en#validation")
+    ('owner/name', 'en', 'validation')
+    >>> _hub_parts("hf:name")
+    ('name', None, 'train')
+    """
+    name, _, split = source.removeprefix(HUB).partition("#")
+    name, _, config = name.partition(":")
+    return name, config or None, split or "train"
+
+
+def _checked(entry: Any, where: str) -> str:
+    text = entry.get("text") if isinstance(entry, dict) else None
+    if not isinstance(text, str):
+        raise UserError("This entry has no 'text' that is a string", where=where)
+    return text
+
+
+_READERS: dict[str, Callable[[Path], Iterator[str]]] = {
+    ".parquet": _read_parquet,
+    ".jsonl": _read_jsonl,
+    ".jsonl.zst": _read_jsonl,
+    ".jsonl.gz": _read_jsonl,
+    ".txt": _read_txt,
+}
+
+
+def _reader(path: Path) -> Callable[[Path], Iterator[str]] | None:
+    return next((reader for suffix, reader in _READERS.items() if path.name.endswith(suffix)), None)
 
 
 def sentences(text: str) -> list[str]:

@@ -47,10 +47,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
     new one or (for a folder, between two renames) none, never half of one, and at most an entry whose name starts with
     a dot.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    holder = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    temporary = holder / path.name
+    holder: Path | None = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        holder = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+        temporary = holder / path.name
         yield temporary
         if temporary.is_dir() and path.exists():
             path.rename(holder / "replaced")
@@ -66,7 +67,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
             suggestion="Free some disk space or choose another folder, then run the same command again",
         ) from error
     finally:
-        shutil.rmtree(holder, ignore_errors=True)
+        if holder is not None:
+            shutil.rmtree(holder, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

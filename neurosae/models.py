@@ -9,7 +9,6 @@ import argparse
 import copy
 import hashlib
 import logging
-import os
 import shutil
 import subprocess
 import sys

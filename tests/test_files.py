@@ -46,6 +46,12 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
         raise OSError(errno.EACCES, os.strerror(errno.EACCES))
 
 
+def test_a_path_below_a_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="could not be written"), atomic_path(tmp_path / "file" / "d"):
+        pass
+
+
 def test_digest_depends_on_content_not_on_order() -> None:
     assert digest({"a": 1, "b": [1, 2]}) == digest({"b": [1, 2], "a": 1})
     assert digest({"a": 1}) != digest({"a": 2})

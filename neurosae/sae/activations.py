@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-import json
+import logging
+import operator
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
-from neurosae.corpora import sentences
+from neurosae.corpora import identity, sentences
 from neurosae.errors import UserError
-from neurosae.files import atomic_path, write_json
+from neurosae.files import write_json
 from neurosae.forward import pad, run_batch
 from neurosae.models import LanguageModel
 from neurosae.norms import LIMIT, median_norms
+from neurosae.sae.shards import RECORD, ShardWriter, check_request, read_record
+from neurosae.sae.shards import ShardReader as ShardReader
 from neurosae.sites import Site
 
-_CHUNK = 512  # contexts tokenised and sorted by length together
+log = logging.getLogger(__name__)
+
+_CHUNK = 64, 512  # fewest and most contexts that are tokenised and sorted by length together
 
 
 @dataclass(frozen=True)
@@ -42,162 +47,229 @@ class ContextPlan:
     context: int = 256
     sentences_every: int = 4
 
-    def contexts(self, texts: Iterator[str]) -> Iterator[tuple[int, str]]:
-        """Yield (text number, context)."""
-        for number, text in enumerate(texts):
+    def contexts(self, texts: Iterable[str], skip: int = 0) -> Iterator[tuple[int, str]]:
+        """Yield (text number, context), without those of the first `skip` texts."""
+        for number, text in itertools.islice(enumerate(texts), skip, None):
             if self.sentences_every and number % self.sentences_every == 0:
                 yield from ((number, sentence) for sentence in sentences(text))
             else:
                 yield number, text
 
 
+class CleanBatch(NamedTuple):
+    """Clean tokens of some texts: one tensor (tokens x d_model) per site, where they are from, what was dropped."""
+
+    activations: list[torch.Tensor]
+    origin: np.ndarray  # (tokens, 3): number of the text, position in it, token id
+    outliers: int
+
+
+def clean_batches(
+    language_model: LanguageModel, texts: Sequence[str], sites: Sequence[Site], context: int, tokens_per_batch: int
+) -> Iterator[CleanBatch]:
+    """Read texts batch by batch, sorted by length, and keep the tokens that are clean at every one of the sites.
+
+    The sink token in front of every context is left out, and so is every position above 10 times a site's median norm.
+    A batch depends on the lengths of the texts alone.
+
+    Raises
+    ------
+    UserError
+        Activations that are not finite.
+    """
+    norms = median_norms(language_model, sites)
+    ids = language_model.token_ids(texts, context)
+    for rows in _batches(ids, tokens_per_batch):
+        batch = [ids[row] for row in rows]
+        tokens, real = pad(batch, language_model.sink_token)
+        real[:, 0] = False
+        normal = torch.ones(int(real.sum()), dtype=torch.bool)
+        heard = []
+        for site, activations in zip(sites, run_batch(language_model, batch, sites), strict=True):
+            heard.append(activations[real.to(activations.device)])
+            norm = heard[-1].float().norm(dim=-1).cpu()
+            if not torch.isfinite(norm).all():
+                raise UserError(
+                    f"{language_model.name} gives activations at {site} that are not finite",
+                    where="--dtype",
+                    suggestion="Choose bfloat16 or float32: float16 overflows in many models",
+                )
+            normal &= norm <= LIMIT * norms[site]
+        text, position = real.nonzero(as_tuple=True)
+        origin = torch.stack([torch.tensor(rows)[text], position, tokens[real]], dim=1)[normal]
+        kept = [values[normal.to(values.device)].cpu() for values in heard]
+        yield CleanBatch(kept, origin.numpy().astype(np.int32), int((~normal).sum()))
+
+
 def clean_activations(
     language_model: LanguageModel, texts: list[str], site: Site, context: int, tokens_per_batch: int = 2048
 ) -> Iterator[tuple[torch.Tensor, int]]:
-    """Yield (activations of clean tokens, number of outlier tokens dropped), batch by batch.
+    """Yield (activations of clean tokens, number of outlier tokens dropped): `clean_batches` at one site."""
+    for batch in clean_batches(language_model, texts, [site], context, tokens_per_batch):
+        yield batch.activations[0], batch.outliers
 
-    The sink token in front of every context is masked, and so is every position above 10 times the site's median norm.
-    """
-    limit = LIMIT * median_norms(language_model, [site])[site]
-    ids = sorted(language_model.token_ids(texts, context), key=len)
-    start = 0
-    while start < len(ids):
-        stop = start + 1
-        while stop < len(ids) and len(ids[stop]) * (stop - start + 1) <= tokens_per_batch:
-            stop += 1
-        batch = ids[start:stop]
-        activations = run_batch(language_model, batch, [site])[0]
-        _, real = pad(batch, language_model.sink_token)
-        real[:, 0] = False
-        kept = activations[real.to(activations.device)]
-        normal = kept.float().norm(dim=-1) <= limit
-        yield kept[normal].cpu(), int((~normal).sum())
-        start = stop
+
+def _batches(ids: Sequence[Sequence[int]], tokens_per_batch: int) -> Iterator[list[int]]:
+    """Row numbers, shortest first (stable); a padded batch has at most so many tokens, or one row."""
+    batch: list[int] = []
+    for row in sorted(range(len(ids)), key=lambda row: len(ids[row])):
+        if batch and len(ids[row]) * (len(batch) + 1) > tokens_per_batch:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
 
 
 def capture_shards(
     language_model: LanguageModel,
-    texts: Iterator[str],
+    texts: Iterable[str],
     site: Site,
     folder: Path,
     *,
     n_tokens: int,
     plan: ContextPlan = ContextPlan(),
     shard_tokens: int = 200_000,
+    tokens_per_batch: int = 2048,
+    request: dict[str, Any] | None = None,
 ) -> None:
-    """Fill a folder with shards ``part000.safetensors`` (bfloat16, clean tokens x d_model) until `n_tokens` are there.
-
-    Resumable: finished shards are kept and the texts they cover are skipped. Memory does not grow with the corpus.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    shards = sorted(folder.glob("part*.safetensors"))
-    done, next_text = 0, 0
-    for shard in shards:
-        with safe_open(shard, "pt") as stream:
-            done += stream.get_slice("acts").get_shape()[0]
-            next_text = int(stream.get_tensor("last_row")) + 1
-    bar = tqdm(total=n_tokens, initial=done, desc=f"capturing {site}", unit="token", unit_scale=True)
-    contexts: Iterator[tuple[int, str]] = itertools.dropwhile(lambda item: item[0] < next_text, plan.contexts(texts))
-    pending: list[torch.Tensor] = []
-    held, started, dropped = 0, time.time(), 0
-    while done < n_tokens and (chunk := list(itertools.islice(contexts, _CHUNK))):
-        # A chunk ends with a whole text, so that a shard covers whole texts.
-        last = chunk[-1][0]
-        for item in contexts:
-            if item[0] != last:
-                contexts = itertools.chain([item], contexts)
-                break
-            chunk.append(item)
-        for activations, outliers in clean_activations(language_model, [t for _, t in chunk], site, plan.context):
-            pending.append(activations.bfloat16())
-            held, dropped = held + len(activations), dropped + outliers
-            bar.update(len(activations))
-        if held >= shard_tokens or done + held >= n_tokens:
-            shards.append(_write_shard(folder / f"part{len(shards):03d}.safetensors", pending, last))
-            done, held, pending = done + held, 0, []
-    if pending:
-        shards.append(_write_shard(folder / f"part{len(shards):03d}.safetensors", pending, last))
-        done += held
-    bar.close()
-    write_json(
-        folder / "shards.json",
-        {
-            "site": str(site),
-            "model": language_model.name,
-            "fingerprint": language_model.fingerprint,
-            "tokens": done,
-            "outliers_dropped_this_run": dropped,
-            "seconds_this_run": round(time.time() - started),
-            "context": plan.context,
-            "sentences_every": plan.sentences_every,
-        },
+    """Fill a folder with shards of one site; see `capture_sites`."""
+    capture_sites(
+        language_model,
+        texts,
+        {site: folder},
+        n_tokens=n_tokens,
+        plan=plan,
+        shard_tokens=shard_tokens,
+        tokens_per_batch=tokens_per_batch,
+        request=request,
     )
-    if done < n_tokens:
-        raise UserError(f"The corpus gave {done:,} clean tokens, {n_tokens:,} were asked for", where="--tokens")
 
 
-def _write_shard(path: Path, activations: list[torch.Tensor], last_text: int) -> Path:
-    with atomic_path(path) as temporary:
-        save_file({"acts": torch.cat(activations), "last_row": torch.tensor(last_text)}, temporary)
-    return path
+def capture_sites(
+    language_model: LanguageModel,
+    texts: Iterable[str],
+    folders: dict[Site, Path],
+    *,
+    n_tokens: int,
+    plan: ContextPlan = ContextPlan(),
+    shard_tokens: int = 200_000,
+    tokens_per_batch: int = 2048,
+    request: dict[str, Any] | None = None,
+) -> None:
+    """Fill one folder per site with shards until `n_tokens` clean tokens are there: one pass for all sites.
 
-
-class ShardReader:
-    """Shuffled batches from a folder of shards, for as many epochs as wanted; the order depends on the seed alone.
+    The rows of all sites coincide: a token is kept if it is clean at every one. Finished shards are kept and the texts
+    that they cover are skipped, so that a killed run loses no more than the shard it was at and, started again, gives
+    what an uninterrupted one gives, bit by bit. Memory does not grow with the corpus: one shard of every site is held.
 
     Parameters
     ----------
-    folder : Path
-    batch_size : int
-    seed : int
+    language_model : LanguageModel
+    texts : iterable of str
+        The corpus from its beginning, also when a capture goes on.
+    folders : dict of Site to Path
+    n_tokens : int
+        Clean tokens wanted. There may be some thousands more, because whole texts are kept.
+    plan : ContextPlan
+    shard_tokens : int, default 200,000
+        A shard is written when it has so many clean tokens; bounds memory at about twice that many rows per site.
+    tokens_per_batch : int, default 2048
+        Tokens per forward pass; a GPU wants more. Other values, also of `shard_tokens`, change rounding errors only.
+    request : dict, optional
+        What else the shards depend on (`capture_request`). Kept in the folders' records; a capture that differs in it,
+        in the language model, the sites or the plan does not go on.
 
-    Notes
-    -----
-    Shards are memory-mapped: the operating system keeps what fits. Iterating from step s gives the batches that an
-    uninterrupted run would have seen, so that training resumes exactly.
+    Raises
+    ------
+    UserError
+        A corpus that is too small (what it gave is kept), a folder that holds something else, a damaged shard, a
+        context that the language model cannot read, activations that are not finite.
     """
+    if not 2 <= plan.context <= language_model.context:
+        raise UserError(
+            f"A context of {plan.context}", where="--context", allowed=f"2 to {language_model.context} tokens"
+        )
+    for option, value in (("--tokens", n_tokens), ("--shard-tokens", shard_tokens)):
+        if value < 1:
+            raise UserError(f"{value} tokens", where=option, allowed="integers from 1")
+    sites = [site.check(language_model.n_blocks) for site in folders]
+    made_by = {"model": language_model.name, "fingerprint": language_model.fingerprint, **dataclasses.asdict(plan)}
+    requests = folder_requests((request or {}) | made_by, folders)
+    records = {folder / RECORD: about for folder, about in requests.items()}
+    for record, about in records.items():
+        check_request(record, about)
+    writer = ShardWriter(list(folders.values()))
+    found, dropped, started = writer.tokens, 0, time.perf_counter()
+    # Already now, so that what a killed run leaves can only be continued as what it is.
+    _write_records(records, found)
+    chunks = _chunks(plan.contexts(texts, writer.next_text), shard_tokens // plan.context)
+    with tqdm(total=n_tokens, initial=found, desc="capturing", unit=" tokens", unit_scale=True) as bar:
+        while writer.tokens < n_tokens and (chunk := next(chunks, None)):
+            for batch in _read_chunk(language_model, chunk, sites, plan.context, tokens_per_batch):
+                writer.add(batch.activations, batch.origin)
+                dropped += batch.outliers
+                bar.update(len(batch.origin))
+            writer.next_text = chunk[-1][0] + 1
+            if writer.held >= min(shard_tokens, n_tokens - writer.tokens):
+                writer.write()
+    if writer.held:
+        writer.write()
+    _write_records(records, writer.tokens)
+    rate = (writer.tokens - found) / (time.perf_counter() - started)
+    log.info(f"{writer.tokens:,} clean tokens, {rate:,.0f} tokens/s, {dropped:,} outliers left out")
+    if writer.tokens < n_tokens:
+        raise UserError(
+            f"The corpus gave {writer.tokens:,} clean tokens, {n_tokens:,} were asked for", where="--tokens"
+        )
 
-    def __init__(self, folder: Path, batch_size: int, seed: int) -> None:
-        self.shards = [_map_bfloat16(path) for path in sorted(folder.glob("part*.safetensors"))]
-        if not self.shards:
-            raise UserError(f"There are no activation shards in {folder}")
-        self.ends = np.cumsum([len(shard) for shard in self.shards])
-        self.n = int(self.ends[-1])
-        self.batch_size, self.seed = min(batch_size, self.n), seed
-        self.step = 0
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """Full batches per epoch; the rows left over change from epoch to epoch."""
-        return self.n // self.batch_size
-
-    def __iter__(self) -> ShardReader:
-        return self
-
-    def __next__(self) -> torch.Tensor:
-        epoch, index = divmod(self.step, self.steps_per_epoch)
-        if index == 0 or not hasattr(self, "_order"):
-            self._order = np.random.default_rng([self.seed, epoch]).permutation(self.n)
-        self.step += 1
-        return self.rows(self._order[index * self.batch_size : (index + 1) * self.batch_size])
-
-    def rows(self, which: np.ndarray) -> torch.Tensor:
-        """Some rows as float32, in the order asked for."""
-        which = np.asarray(which)
-        shard_of = np.searchsorted(self.ends, which, side="right")
-        out = torch.empty(len(which), self.shards[0].shape[1])
-        for number in np.unique(shard_of):
-            here = np.flatnonzero(shard_of == number)
-            offset = self.ends[number] - len(self.shards[number])
-            out[torch.from_numpy(here)] = self.shards[number][torch.from_numpy(which[here] - offset)].float()
-        return out
+def _write_records(records: dict[Path, dict[str, Any]], tokens: int) -> None:
+    for record, about in records.items():
+        write_json(record, read_record(record) | about | {"tokens": tokens})
 
 
-def _map_bfloat16(path: Path) -> torch.Tensor:
-    with path.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        entry = json.loads(stream.read(length))["acts"]
-    rows, width = entry["shape"]
-    start = 8 + length + entry["data_offsets"][0]
-    raw = np.memmap(path, np.int16, "c", start, (rows, width))
-    return torch.from_numpy(raw).view(torch.bfloat16)
+def _chunks(contexts: Iterator[tuple[int, str]], fitting: int) -> Iterator[list[tuple[int, str]]]:
+    """Lists of contexts, about what fits into a shard, that end with a whole text: a shard covers whole texts."""
+    size = int(np.clip(fitting, *_CHUNK))
+    chunk: list[tuple[int, str]] = []
+    for _, of_text in itertools.groupby(contexts, key=operator.itemgetter(0)):
+        chunk += of_text
+        if len(chunk) >= size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _read_chunk(
+    language_model: LanguageModel, chunk: list[tuple[int, str]], sites: list[Site], context: int, tokens_per_batch: int
+) -> Iterator[CleanBatch]:
+    """The clean tokens of a chunk, in bfloat16; their origin is (text, context within it, position, token id)."""
+    number = np.array([text for text, _ in chunk])
+    within = np.arange(len(chunk)) - np.searchsorted(number, number)
+    for batch in clean_batches(language_model, [text for _, text in chunk], sites, context, tokens_per_batch):
+        row = batch.origin[:, 0]
+        origin = np.column_stack([number[row], within[row], batch.origin[:, 1:]])
+        yield batch._replace(activations=[values.bfloat16() for values in batch.activations], origin=origin)
+
+
+def capture_request(
+    corpus: str | Path, model: str, dtype: str, sites: Sequence[Site], plan: ContextPlan, **more: Any
+) -> dict[str, Any]:
+    """Everything that shards depend on besides how many there are, known before the language model is loaded.
+
+    Raises
+    ------
+    UserError
+        No such corpus.
+    """
+    listed = " ".join(map(str, sites))
+    about = {"corpus": identity(corpus), "model": model, "dtype": dtype, "site": listed}
+    return about | dataclasses.asdict(plan) | more
+
+
+def folder_requests(request: dict[str, Any], folders: dict[Site, Path]) -> dict[Path, dict[str, Any]]:
+    """The request as each site's folder records it: its own site, and all those at which its tokens are clean."""
+    together = [str(site) for site in folders]
+    return {folder: request | {"site": str(site), "clean_at": together} for site, folder in folders.items()}

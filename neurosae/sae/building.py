@@ -10,7 +10,9 @@ from neurosae.errors import UserError
 from neurosae.sae.formats.checkpoint import Checkpoint
 
 
-def to_saelens(checkpoint: Checkpoint, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Any:
+def to_saelens(
+    checkpoint: Checkpoint, device: str | torch.device = "cpu", dtype: torch.dtype | None = torch.float32
+) -> Any:
     """Make the SAELens object.
 
     Parameters
@@ -18,7 +20,8 @@ def to_saelens(checkpoint: Checkpoint, device: str | torch.device = "cpu", dtype
     checkpoint : Checkpoint
         With its ``hook_name`` known.
     device : str or torch.device, default "cpu"
-    dtype : torch.dtype, default torch.float32
+    dtype : torch.dtype or None, default torch.float32
+        None keeps the tensors as they are, memory-mapped where they are.
 
     Returns
     -------
@@ -38,7 +41,8 @@ def to_saelens(checkpoint: Checkpoint, device: str | torch.device = "cpu", dtype
             where="--sae",
             suggestion="Add it behind an @, for example path/to/sae@15 or path/to/sae@blocks.15.hook_mlp_out",
         )
-    n_read, n_latents = checkpoint.tensors["W_enc"].shape
+    tensors = {name: _as_dtype(tensor, dtype) for name, tensor in checkpoint.tensors.items()}
+    n_read, n_latents = tensors["W_enc"].shape
     if checkpoint.architecture == "topk":
         _check_k(checkpoint.options.get("k"), n_latents)
     metadata = {**checkpoint.metadata, "hook_name": checkpoint.hook_name}
@@ -53,7 +57,7 @@ def to_saelens(checkpoint: Checkpoint, device: str | torch.device = "cpu", dtype
                 "d_in": n_read,
                 "d_sae": n_latents,
                 "apply_b_dec_to_input": checkpoint.apply_b_dec_to_input,
-                "dtype": str(dtype).removeprefix("torch."),
+                "dtype": str(tensors["W_enc"].dtype).removeprefix("torch."),
                 "device": "meta",  # the weights exist already
                 "metadata": metadata,
             }
@@ -61,8 +65,12 @@ def to_saelens(checkpoint: Checkpoint, device: str | torch.device = "cpu", dtype
         sae = sae_class(config)
     except (ValueError, TypeError) as error:
         raise UserError(f"SAELens refuses this configuration: {error}", where="--sae") from error
-    sae.load_state_dict({name: tensor.to(dtype) for name, tensor in checkpoint.tensors.items()}, assign=True)
-    return sae.to(device=torch.device(device), dtype=dtype).eval()
+    sae.load_state_dict(tensors, assign=True)
+    return sae.to(device=torch.device(device)).eval()
+
+
+def _as_dtype(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
+    return tensor if dtype is None else tensor.to(dtype, memory_format=torch.contiguous_format).contiguous()
 
 
 def _check_k(k: Any, n_latents: int) -> None:

@@ -6,13 +6,18 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import torch
 
-from neurosae.forward import Change, at_site, batches, pad, stream
+from neurosae.errors import UserError
+from neurosae.forward import pad, stream
 from neurosae.models import LanguageModel
 from neurosae.norms import LIMIT, median_norms
+from neurosae.sae.examples import StrongestTexts
+from neurosae.sae.latents import DENSE, Usage
 from neurosae.sae.loading import site_of
-from neurosae.sites import Site
+from neurosae.sae.splicing import clean_mask, losses, reconstruct
 
 
 @dataclass(frozen=True)
@@ -28,28 +33,76 @@ class Evaluation:
         nothing about the rest: far too good for an SAE trained on them, above 1 for one that never saw them.
     fvu_uncentred : float
         Clean tokens, squared error over squared norm.
+    mse : float
+        Mean squared error per dimension on clean tokens, in the model's own units.
     l0 : float
         Active latents per clean token.
-    dead : float
-        Share of latents that never fired on these texts.
-    ce, ce_spliced : float
-        Cross-entropy in nats per token without and with the reconstruction in place of the clean activations.
+    dead, dense : float
+        Share of latents that never fired on these texts, and that fired on more than 10 % of the clean tokens.
+    ce, ce_spliced, ce_zero, ce_mean : float
+        Cross-entropy in nats per token without and with the reconstruction in place of the clean activations, and with
+        zeros or the mean clean activation there.
+    kl : float
+        KL divergence in nats per token from the model's prediction to the one with the reconstruction.
     n_tokens, n_texts : int
+        Clean tokens and texts behind the first figures.
+    n_spliced_tokens : int
+        Predicted tokens behind the cross-entropies.
     """
 
     fvu_clean: float
     fvu_naive: float
     fvu_uncentred: float
+    mse: float
     l0: float
     dead: float
+    dense: float
     ce: float
     ce_spliced: float
+    ce_zero: float
+    ce_mean: float
+    kl: float
     n_tokens: int
     n_texts: int
+    n_spliced_tokens: int
 
-    def as_dict(self) -> dict[str, float]:
-        """Figures rounded for a card."""
-        return {key: round(value, 4) for key, value in asdict(self).items()}
+    @property
+    def loss_recovered(self) -> float | None:
+        """1 - (CE spliced - CE) / (CE zero-ablated - CE); None where `loss_recovered_reason` says why."""
+        if self.loss_recovered_reason:
+            return None
+        return 1 - (self.ce_spliced - self.ce) / (self.ce_zero - self.ce)
+
+    @property
+    def loss_recovered_reason(self) -> str:
+        """Why there is no share of recovered loss; empty if there is one."""
+        return "" if self.ce_zero > self.ce else "zeros in place of the activations do not raise the cross-entropy"
+
+    def as_dict(self) -> dict[str, float | None]:
+        """Figures with six significant digits, the recovered loss among them."""
+        figures = asdict(self) | {"loss_recovered": self.loss_recovered}
+        return {name: value if value is None else _significant(value) for name, value in figures.items()}
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Everything one pass over the texts tells.
+
+    Attributes
+    ----------
+    evaluation : Evaluation
+    tokens_by_l0 : ndarray of shape (F + 1,), int
+        Number of clean tokens with 0, 1, 2, ... active latents.
+    latents : DataFrame
+        One row per latent, as `neurosae.sae.latents.Usage.table` makes it; clean tokens only.
+    strongest : StrongestTexts
+        The texts on which each latent is strongest.
+    """
+
+    evaluation: Evaluation
+    tokens_by_l0: np.ndarray
+    latents: pd.DataFrame
+    strongest: StrongestTexts
 
 
 class _Moments:
@@ -60,14 +113,16 @@ class _Moments:
         self.total = torch.zeros(width, dtype=torch.float64)
 
     def add(self, x: torch.Tensor, reconstruction: torch.Tensor) -> None:
-        x64 = x.double()
+        x64 = x.cpu().double()
         self.n += len(x)
-        self.error += float((x64 - reconstruction.double()).square().sum())
+        self.error += float((x64 - reconstruction.cpu().double()).square().sum())
         self.square += float(x64.square().sum())
         self.total += x64.sum(0)
 
     def fvu(self, *, centred: bool = True) -> float:
         around = self.square - (float(self.total.square().sum()) / self.n if centred else 0.0)
+        if around <= 1e-12 * self.square:
+            raise UserError("These texts have no variance to explain", suggestion="Measure on more than one token")
         return self.error / around
 
 
@@ -80,95 +135,132 @@ def evaluate(
     batch_size: int = 8,
     spliced_texts: int = 40,
 ) -> Evaluation:
+    """The figures of `measure` alone.
+
+    Examples
+    --------
+    >>> from neurosae import models, norms
+    >>> from neurosae.sae import loading
+    >>> texts = norms.calibration_texts()[:4]
+    >>> figures = evaluate(loading.load(), models.load(), texts, context=16, spliced_texts=2)
+    >>> 0 < figures.fvu_clean < 0.5 < figures.loss_recovered < 1
+    True
+    """
+    return measure(
+        sae, language_model, texts, context=context, batch_size=batch_size, spliced_texts=spliced_texts
+    ).evaluation
+
+
+def measure(
+    sae: Any,
+    language_model: LanguageModel,
+    texts: Sequence[str],
+    *,
+    context: int = 256,
+    batch_size: int = 8,
+    spliced_texts: int = 40,
+    n_strongest: int = 20,
+    progress: bool = False,
+) -> Measurement:
     """Measure an SAE on held-out texts.
 
     Parameters
     ----------
     sae : sae_lens.SAE
+        On any device.
     language_model : LanguageModel
     texts : sequence of str
     context : int, default 256
         Longest context in tokens.
     batch_size : int, default 8
+        Texts at once: codes of ``batch_size * context`` tokens are held, and logits of as many for two passes.
     spliced_texts : int, default 40
-        Cross-entropy needs the whole model twice, so it is measured on the first so many texts only.
+        Cross-entropy needs the whole model four times, so it is measured on the first so many texts only.
+    n_strongest : int, default 20
+        Texts remembered per latent.
+    progress : bool, default False
+
+    Raises
+    ------
+    UserError
+        No texts or no clean token in them; an SAE of another width, of a block that the model does not have, or one
+        that predicts another site than it reads (a transcoder).
+
+    References
+    ----------
+    Gao et al. (2024), Scaling and evaluating sparse autoencoders; Bricken et al. (2023), Towards monosemanticity (loss
+    recovered against zero-ablation); Karvonen et al. (2025), SAEBench.
     """
-    ids = language_model.token_ids(texts, context)
+    _check(sae, language_model, texts)
     site = site_of(sae)
+    ids = language_model.token_ids(texts, min(context, language_model.context))
     limit = LIMIT * median_norms(language_model, [site])[site]
-    clean, naive, active, fired = _reconstruct(sae, language_model, ids, limit, batch_size)
-    ce, ce_spliced = _splice(sae, language_model, ids[:spliced_texts], limit, batch_size)
-    return Evaluation(
+    clean, naive, usage = _Moments(sae.cfg.d_in), _Moments(sae.cfg.d_in), Usage(sae.cfg.d_sae)
+    strongest = StrongestTexts(sae.cfg.d_sae, n_strongest, sae.W_dec.device)
+    for rows, (x_BTD,) in stream(language_model, ids, [site], batch_size=batch_size, progress=progress):
+        _, real_BT = pad([ids[row] for row in rows], language_model.sink_token)
+        mask_BT, real_BT = clean_mask(x_BTD, real_BT, limit), real_BT.to(x_BTD.device)
+        x_TD, is_clean_T = x_BTD[real_BT].float(), mask_BT[real_BT]
+        with torch.inference_mode():
+            codes_TF, decoded_TD = reconstruct(sae, x_TD)
+        naive.add(x_TD, decoded_TD)
+        kept_T = is_clean_T.to(codes_TF.device)
+        clean.add(x_TD[is_clean_T], decoded_TD[kept_T])
+        usage.add(codes_TF[kept_T])
+        text_T, token_T = mask_BT.nonzero(as_tuple=True)
+        strongest.add(codes_TF[kept_T], torch.tensor(rows)[text_T.cpu()], token_T)
+    if clean.n == 0:
+        raise UserError("These texts have no clean token", where="--corpus", allowed="texts with words in them")
+    mean_D = (clean.total / clean.n).float()
+    model_loss = losses(
+        language_model,
+        ids[:spliced_texts],
+        site,
+        {
+            "spliced": lambda x_TD: reconstruct(sae, x_TD)[1],
+            "zero": torch.zeros_like,
+            "mean": lambda x_TD: mean_D.expand_as(x_TD),
+        },
+        limit=limit,
+        batch_size=batch_size,
+    )
+    latents = usage.table()
+    evaluation = Evaluation(
         fvu_clean=clean.fvu(),
         fvu_naive=naive.fvu(),
         fvu_uncentred=clean.fvu(centred=False),
-        l0=active / clean.n,
-        dead=float((~fired).float().mean()),
-        ce=ce,
-        ce_spliced=ce_spliced,
+        mse=clean.error / (clean.n * sae.cfg.d_in),
+        l0=int(latents["fired"].sum()) / clean.n,
+        dead=float((latents["fired"] == 0).mean()),
+        dense=float((latents["density"] > DENSE).mean()),
+        ce=model_loss.ce,
+        ce_spliced=model_loss.ce_replaced["spliced"],
+        ce_zero=model_loss.ce_replaced["zero"],
+        ce_mean=model_loss.ce_replaced["mean"],
+        kl=model_loss.kl["spliced"],
         n_tokens=clean.n,
         n_texts=len(texts),
+        n_spliced_tokens=model_loss.n_tokens,
     )
+    return Measurement(evaluation, usage.tokens_by_l0.numpy(), latents, strongest)
 
 
-def _reconstruct(
-    sae: Any, language_model: LanguageModel, ids: list[list[int]], limit: float, batch_size: int
-) -> tuple[_Moments, _Moments, int, torch.Tensor]:
-    """Moments over clean and over all tokens, number of active (token, latent) cells, which latents fired."""
-    clean, naive = _Moments(sae.cfg.d_in), _Moments(sae.cfg.d_in)
-    fired = torch.zeros(sae.cfg.d_sae, dtype=torch.bool)
-    active = 0
-    for rows, (activations,) in stream(language_model, ids, [site_of(sae)], batch_size=batch_size):
-        x = activations.float().cpu()
-        _, real = pad([ids[row] for row in rows], language_model.sink_token)
-        mask = _clean(x, real, limit)
-        with torch.inference_mode():
-            codes = sae.encode(x[real])
-            decoded = sae.decode(codes)
-        naive.add(x[real], decoded)
-        clean.add(x[mask], decoded[mask[real]])
-        active_TF = codes[mask[real]] > 0
-        fired |= active_TF.any(0)
-        active += int(active_TF.sum())
-    return clean, naive, active, fired
+def _check(sae: Any, language_model: LanguageModel, texts: Sequence[str]) -> None:
+    if not texts:
+        raise UserError("There are no texts to measure on", where="--corpus", allowed="1 or more")
+    if "transcoder" in sae.cfg.architecture():
+        raise UserError(
+            "This is a transcoder: it predicts another site than it reads, so that it cannot be spliced in",
+            where="--sae",
+        )
+    if sae.cfg.d_in != language_model.d_model:
+        raise UserError(
+            f"The SAE reads activations of width {sae.cfg.d_in}, {language_model.name} gives {language_model.d_model}",
+            where="--sae",
+            suggestion="Choose the language model that the SAE was trained on with --model",
+        )
+    site_of(sae).check(language_model.n_blocks)
 
 
-def _splice(
-    sae: Any, language_model: LanguageModel, ids: list[list[int]], limit: float, batch_size: int
-) -> tuple[float, float]:
-    """Cross-entropy per token, plain and with clean activations replaced by their reconstruction."""
-    site, sums, n = site_of(sae), [0.0, 0.0], 0
-
-    def reconstruct(activation: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-        changed, x = activation.clone(), activation.float().cpu()
-        mask = _clean(x, real, limit)
-        changed[mask.to(changed.device)] = sae.decode(sae.encode(x[mask])).to(changed)
-        return changed
-
-    for rows in batches(ids, batch_size):
-        tokens, real = pad([ids[row] for row in rows], language_model.sink_token)
-        changes = (lambda x: x, lambda x, real=real: reconstruct(x, real))
-        for i, change in enumerate(changes):
-            logits = _logits(language_model, tokens, site, change)
-            sums[i] += _cross_entropy(logits, tokens, real[:, 1:])
-        n += int(real[:, 1:].sum())
-    return sums[0] / n, sums[1] / n
-
-
-def _clean(x: torch.Tensor, real: torch.Tensor, limit: float) -> torch.Tensor:
-    """Real tokens without the sink in front and without outliers."""
-    mask = real & (x.norm(dim=-1) <= limit)
-    mask[:, 0] = False
-    return mask
-
-
-def _logits(language_model: LanguageModel, tokens: torch.Tensor, site: Site, change: Change) -> torch.Tensor:
-    """Logits of a pass in which `change` maps the activation at the site."""
-    with at_site(language_model, site, change), torch.inference_mode():
-        logits: torch.Tensor = language_model.plain(input_ids=tokens.to(language_model.device), use_cache=False).logits
-    return logits.cpu()
-
-
-def _cross_entropy(logits: torch.Tensor, tokens: torch.Tensor, predicted: torch.Tensor) -> float:
-    chosen = logits[:, :-1][predicted].float()
-    return float(torch.nn.functional.cross_entropy(chosen, tokens[:, 1:][predicted], reduction="sum"))
+def _significant(value: float, digits: int = 6) -> float:
+    return value if isinstance(value, int) else float(f"{value:.{digits}g}")

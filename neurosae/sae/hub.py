@@ -53,8 +53,7 @@ def fetch(entry: Entry) -> Path | None:
 @contextmanager
 def hub_errors(repository: str) -> Iterator[None]:
     """Turn what the hub raises into a message."""
-    from httpx import HTTPError
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HTTPError, LocalEntryNotFoundError
 
     try:
         yield

@@ -14,6 +14,7 @@ from neurosae.files import digest, sha256_file
 from neurosae.models import DTYPES, resolve_device
 from neurosae.sae import hub, registry
 from neurosae.sae.building import to_saelens
+from neurosae.sae.checkpoints import SCALER, checkpoint_folder, load_checkpoint
 from neurosae.sae.formats import recognise
 from neurosae.sites import Site
 
@@ -32,13 +33,16 @@ def load(spec: str = DEFAULT, device: str = "cpu", dtype: str = "float32", model
     Parameters
     ----------
     spec : str
-        A bundled name; a file or folder, whose format is recognised by content (`neurosae.sae.formats`); or a name of
+        A bundled name; a file or folder, whose format is recognised by content (`neurosae.sae.formats`), also one that
+        SAELens' trainer left midway (`neurosae.sae.checkpoints`); or a name of
         SAELens' registry (`neurosae.sae.registry.resolve`), of which only this SAE is fetched. ``spec@site`` says
         where it belongs if the checkpoint does not, and overrules it if it does.
     device : str, default "cpu"
         "auto", "cpu", "cuda", "mps".
-    dtype : {"float32", "bfloat16", "float16"}
-        Scalings are folded in float32 before.
+    dtype : {"float32", "bfloat16", "float16", "stored"}
+        Scalings are folded in float32 before. "stored" converts nothing and, on the CPU, leaves the matrices of
+        safetensors and torch files memory-mapped, for SAEs as large as memory: `neurosae.sae.encoding` reads them
+        block by block. SAELens' own ``encode`` wants one precision throughout.
     model : str, optional
         The language model, for short names that several share.
 
@@ -59,9 +63,10 @@ def load(spec: str = DEFAULT, device: str = "cpu", dtype: str = "float32", model
     >>> str(site_of(sae))
     'blocks.15.hook_resid_post'
     """
-    if dtype not in DTYPES:
-        raise unknown_name("dtype", dtype, DTYPES, where="--dtype")
-    where, precision = resolve_device(device), DTYPES[dtype]
+    precisions: dict[str, torch.dtype | None] = {**DTYPES, "stored": None}
+    if dtype not in precisions:
+        raise unknown_name("dtype", dtype, precisions, where="--dtype")
+    where, precision = resolve_device(device), precisions[dtype]
     name, site = _split(spec)
     path = _local(name)
     entry = None if path else registry.resolve(name, model, bundled())
@@ -69,6 +74,11 @@ def load(spec: str = DEFAULT, device: str = "cpu", dtype: str = "float32", model
     if path is None and entry:
         return _converted_by_saelens(entry, site, where, precision)
     assert path is not None
+    if folder := checkpoint_folder(path):
+        sae = load_checkpoint(folder, device)
+        if site:
+            sae.cfg.metadata.hook_name = str(site)
+        return sae.to(dtype=precision or sae.dtype)
     reader, source = recognise(path)
     checkpoint = reader.read(source)
     if checkpoint.model is None and entry:
@@ -98,7 +108,7 @@ def site_of(sae: Any) -> Site:
     return _site(sae.cfg.metadata.hook_name)
 
 
-_CONFIGURATIONS = ("cfg.json", "config.json", "hyperparams.json")
+_CONFIGURATIONS = ("cfg.json", "config.json", "hyperparams.json", SCALER)
 _WEIGHTS = (".safetensors", ".npz", ".pt", ".pth")
 
 
@@ -131,7 +141,9 @@ def _local(name: str) -> Path | None:
     return None
 
 
-def _converted_by_saelens(entry: registry.Entry, site: Site | None, device: torch.device, dtype: torch.dtype) -> Any:
+def _converted_by_saelens(
+    entry: registry.Entry, site: Site | None, device: torch.device, dtype: torch.dtype | None
+) -> Any:
     """The few formats that exist on the hub only: SAELens' own converter, and the same checks of the values."""
     from sae_lens import SAE
 
@@ -145,7 +157,7 @@ def _converted_by_saelens(entry: registry.Entry, site: Site | None, device: torc
             raise UserError(f"'{name}' of '{entry.spec}' has values that are not finite", where="--sae")
     if site:
         sae.cfg.metadata.hook_name = str(site)
-    return sae.to(dtype=dtype).eval()
+    return sae.to(dtype=dtype or sae.dtype).eval()
 
 
 def _site(name: str | None) -> Site:

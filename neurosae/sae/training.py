@@ -1,265 +1,270 @@
-"""Training with SAELens' BatchTopK class, decoded sparsely: the same mathematics at about half the cost on a CPU."""
+"""Training with SAELens' classes: annealed k, a log, checkpoints at an interval, and exact resumption."""
 
 from __future__ import annotations
 
+import json
+import pickle
 import warnings
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from sae_lens import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
+from sae_lens import TrainingSAE
 from sae_lens.config import SAETrainerConfig
-from sae_lens.saes.sae import SAEMetadata, TrainStepInput, TrainStepOutput
+from sae_lens.saes.batchtopk_sae import BatchTopK
+from sae_lens.saes.sae import TrainStepOutput
+from sae_lens.saes.topk_sae import TopK
 from sae_lens.training.sae_trainer import SAETrainer
+from safetensors import SafetensorError
+from tqdm.auto import tqdm
 
-from neurosae.sae.activations import ShardReader
-from neurosae.sites import Site
+from neurosae.errors import UserError
+from neurosae.files import atomic_path, write_json
+from neurosae.sae.training_data import TrainingData
+from neurosae.sae.training_log import TrainingLog
+from neurosae.sae.training_plan import TrainingPlan, initial_sae, threshold_for
 
-
-@dataclass(frozen=True)
-class TrainingPlan:
-    """What to train and how long; defaults follow Gao et al. (2024) and Bussmann et al. (2024) at this size.
-
-    Attributes
-    ----------
-    n_latents : int
-        Dictionary size F.
-    k : int
-        Active latents per token, on average over a batch.
-    k_start : int
-        k at the first step; it falls linearly to `k` over the first tenth of training.
-    epochs : float
-        Passes over the captured tokens.
-    batch_size : int
-        Tokens per step.
-    lr : float
-        Adam's learning rate, with 5 % warm-up and linear decay over the last 20 %.
-    dead_after_tokens : int
-        A latent that did not fire for so many tokens is dead and gets the auxiliary loss.
-    aux_coefficient : float
-        Weight of the auxiliary loss.
-    seed : int
-        Determines initialisation and order of the data.
-    """
-
-    n_latents: int = 6144
-    k: int = 32
-    k_start: int = 128
-    epochs: float = 3.0
-    batch_size: int = 4096
-    lr: float = 7e-4
-    dead_after_tokens: int = 400_000
-    aux_coefficient: float = 1 / 32
-    seed: int = 0
-
-
-class SparseAutoencode(torch.autograd.Function):
-    """x -> sum over active latents of their pre-activation times their decoder row, with sparse gradients.
-
-    Which latents are active is decided outside (BatchTopK); the gradient flows through the active ones only. Two of
-    the four dense products of an ordinary step disappear.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x_BD: torch.Tensor,
-        W_enc_DF: torch.Tensor,
-        b_enc_F: torch.Tensor,
-        W_dec_FD: torch.Tensor,
-        b_dec_D: torch.Tensor,
-        values_n: torch.Tensor,
-        rows_n: torch.Tensor,
-        columns_n: torch.Tensor,
-    ) -> torch.Tensor:
-        """Decode the given (row, column, pre-activation) triples; rows are sorted."""
-        codes = _csr(rows_n, columns_n, values_n, (len(x_BD), len(b_enc_F)))
-        ctx.save_for_backward(x_BD, W_dec_FD, values_n, rows_n, columns_n)
-        return codes @ W_dec_FD + b_dec_D
-
-    @staticmethod
-    def backward(ctx: Any, grad_BD: torch.Tensor) -> Any:
-        """Gradients for the encoder and decoder; the input gets none."""
-        x_BD, W_dec_FD, values_n, rows_n, columns_n = ctx.saved_tensors
-        # One dense product and a look-up beat gathering rows for each active latent.
-        grad_n = (grad_BD @ W_dec_FD.T)[rows_n, columns_n]
-        order = torch.argsort(columns_n, stable=True)
-        shape = (W_dec_FD.shape[0], len(x_BD))
-        codes_T = _csr(columns_n[order], rows_n[order], values_n[order], shape)
-        grads_T = _csr(columns_n[order], rows_n[order], grad_n[order], shape)
-        grad_b_enc = torch.zeros(shape[0], dtype=grad_n.dtype).index_add_(0, columns_n, grad_n)
-        return None, (grads_T @ x_BD).T, grad_b_enc, codes_T @ grad_BD, grad_BD.sum(0), None, None, None
-
-
-def _csr(rows: torch.Tensor, columns: torch.Tensor, values: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
-    starts = torch.zeros(shape[0] + 1, dtype=torch.long)
-    starts[1:] = torch.bincount(rows, minlength=shape[0]).cumsum(0)
-    return torch.sparse_csr_tensor(starts, columns, values, shape, check_invariants=False)
-
-
-class SparseBatchTopK(BatchTopKTrainingSAE):
-    """SAELens' BatchTopK SAE whose training step is sparse; everything else (saving, loading, folding) is SAELens'."""
-
-    k_now: float | None = None
-    topk_threshold: torch.Tensor
-
-    def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
-        """One step: select with BatchTopK, reconstruct, add the auxiliary loss of dead latents."""
-        x = step_input.sae_in
-        with torch.no_grad():
-            norm = self.W_dec.norm(dim=-1)
-            scores = torch.addmm(self.b_enc * norm, x, self.W_enc * norm)
-            rows, columns = self._select(scores, int((self.k_now or self.cfg.k) * len(x)))
-            values = scores[rows, columns] / norm[columns]
-        out = SparseAutoencode.apply(x, self.W_enc, self.b_enc, self.W_dec, self.b_dec, values, rows, columns)
-        mse = (out - x).pow(2).sum(-1).mean()
-        aux = self._auxiliary_loss(x, out, step_input.dead_neuron_mask)
-        codes = torch.sparse_coo_tensor(
-            torch.stack([rows, columns]), values, scores.shape, is_coalesced=True, check_invariants=False
-        )
-        return TrainStepOutput(
-            sae_in=x,
-            sae_out=out,
-            feature_acts=codes,
-            hidden_pre=scores,
-            loss=mse + aux,
-            losses={"mse_loss": mse, "auxiliary_reconstruction_loss": aux},
-        )
-
-    @torch.no_grad()
-    def _select(self, scores: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rows and columns of the n largest positive scores of the batch, sorted by row; updates the threshold.
-
-        A guess from the running threshold leaves few candidates, so that the exact selection is cheap.
-        """
-        flat = scores.flatten()
-        candidates = torch.nonzero(flat > 0.7 * float(self.topk_threshold))[:, 0]
-        if len(candidates) < n:
-            candidates = torch.nonzero(flat > 0)[:, 0]
-        kept = flat[candidates]
-        if len(candidates) > n:
-            smallest = torch.topk(kept, n, sorted=False).indices
-            candidates = candidates[smallest].sort().values
-            kept = flat[candidates]
-        if len(kept):
-            rate = self.cfg.topk_threshold_lr
-            self.topk_threshold = (1 - rate) * self.topk_threshold + rate * kept.min().double()
-        return candidates // scores.shape[1], candidates % scores.shape[1]
-
-    def _auxiliary_loss(self, x: torch.Tensor, out: torch.Tensor, dead: torch.Tensor | None) -> torch.Tensor:
-        """Dead latents predict what the living ones missed (Gao et al. 2024, appendix A.2)."""
-        which = torch.nonzero(dead)[:, 0] if dead is not None else torch.empty(0)
-        if len(which) == 0:
-            return out.new_tensor(0.0)
-        k_aux = min(x.shape[1] // 2, len(which))
-        pre = x @ self.W_enc[:, which] + self.b_enc[which]
-        top = pre.topk(k_aux, dim=-1, sorted=False)
-        codes = torch.zeros_like(pre).scatter(-1, top.indices, top.values)
-        missed = (x - out).detach()
-        scale = min(len(which) / (x.shape[1] // 2), 1.0)
-        return self.cfg.aux_loss_coefficient * scale * (codes @ self.W_dec[which] - missed).pow(2).sum(-1).mean()
+_SAMPLE, _CALIBRATION = 50_000, 20_000  # tokens for scale and centre; for thresholds
+_LOG_EVERY = 10  # steps
+_POSITION = "position.json"
 
 
 class Trainer(SAETrainer):
-    """SAELens' trainer with an annealed k and a log; checkpoints hold everything needed to go on."""
+    """SAELens' trainer with an annealed k, a log, and checkpoints that are written whole or not at all.
 
-    def __init__(self, *args: Any, plan: TrainingPlan, log_every: int = 50, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.plan, self.log_every = plan, log_every
-        self.history: list[dict[str, float]] = []
+    Parameters
+    ----------
+    cfg, sae, data_provider
+        As for SAELens' class.
+    plan : TrainingPlan
+    checkpoints : Path
+        Folder of checkpoints, named by the tokens seen; only the newest is kept.
+    checkpoint_every : int
+        Steps between checkpoints.
+    """
+
+    def __init__(
+        self,
+        cfg: SAETrainerConfig,
+        sae: TrainingSAE,
+        data_provider: TrainingData,
+        *,
+        plan: TrainingPlan,
+        checkpoints: Path,
+        checkpoint_every: int,
+    ) -> None:
+        super().__init__(cfg, sae, data_provider)
+        self.plan, self.checkpoints, self.checkpoint_every = plan, checkpoints, checkpoint_every
+
+    def fit_logged(self, log: TrainingLog) -> None:
+        """Train from where it stands to the end; then the scale is folded into the weights."""
+        total = self.cfg.total_training_steps
+        bar = tqdm(
+            total=total * self.cfg.train_batch_size_samples,
+            initial=self.n_training_samples,
+            desc=f"training {self.plan.architecture}",
+            unit="token",
+            unit_scale=True,
+        )
+        with bar:
+            while self.n_training_steps < total:
+                output = self.step(next(self.data_provider))
+                self.n_training_steps += 1
+                if self.n_training_steps % _LOG_EVERY == 0 or self.n_training_steps == total:
+                    row = self.figures(output)
+                    log.write(row)
+                    bar.set_postfix(fvu=f"{row['fvu']:.3f}", l0=f"{row['l0']:.1f}", dead=row["dead"], refresh=False)
+                if self.n_training_steps % self.checkpoint_every == 0:
+                    self.keep_checkpoint()
+                bar.update(self.cfg.train_batch_size_samples)
+        self.sae.fold_activation_norm_scaling_factor(self.activation_scaler.scaling_factor)
 
     def step(self, batch: torch.Tensor) -> TrainStepOutput:
-        """One training step at the k of this moment."""
-        progress = self.n_training_steps / max(1, self.cfg.total_training_steps)
-        left = max(0.0, 1 - progress / 0.1)
-        self.sae.k_now = self.plan.k + left * (self.plan.k_start - self.plan.k)
+        """One training step at the k of this moment; a loss that is not finite ends the training."""
+        if isinstance(self.sae.activation_fn, TopK | BatchTopK):
+            k = self.plan.k_at(self.n_training_steps / self.cfg.total_training_steps)
+            self.sae.activation_fn.k = round(k) if isinstance(self.sae.activation_fn, TopK) else k
         output = super().step(batch)
-        if self.n_training_steps % self.log_every == 0:
-            x, out = output.sae_in, output.sae_out.detach()
-            fvu = float((out - x).pow(2).sum() / (x - x.mean(0)).pow(2).sum())
-            row = {"step": self.n_training_steps, "tokens": self.n_training_samples, "fvu": round(fvu, 4)}
-            self.history.append(row | {"k": round(self.sae.k_now, 1), "dead": int(self.dead_neurons.sum())})
+        if not torch.isfinite(output.loss):
+            raise self._diverged(f"The loss is {float(output.loss):g} at step {self.n_training_steps + 1:,}")
         return output
 
+    @torch.no_grad()
+    def figures(self, output: TrainStepOutput) -> dict[str, float]:
+        """One row of the log: what this batch says about the SAE."""
+        x, out = output.sae_in, output.sae_out
+        l0 = output.feature_acts.bool().float().sum() / len(x)
+        return {
+            "step": self.n_training_steps,
+            "tokens": self.n_training_samples,
+            "fvu": round(float((out - x).square().sum() / (x - x.mean(0)).square().sum()), 5),
+            "l0": round(float(l0), 2),
+            "dead": int(self.dead_neurons.sum()),
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "loss": round(float(output.loss), 5),
+            **{name: round(float(loss), 5) for name, loss in output.losses.items()},
+        }
 
-def initial_sae(plan: TrainingPlan, sample_TD: torch.Tensor, scale: float, metadata: dict[str, Any]) -> SparseBatchTopK:
-    """Untrained SAE: random unit decoder rows, the encoder their transpose (a copy), biases centring the sample."""
-    torch.manual_seed(plan.seed)
-    config = BatchTopKTrainingSAEConfig(
-        d_in=sample_TD.shape[1],
-        d_sae=plan.n_latents,
-        k=plan.k,
-        decoder_init_norm=1.0,
-        apply_b_dec_to_input=False,
-        normalize_activations="expected_average_only_in",
-        aux_loss_coefficient=plan.aux_coefficient,
-        metadata=SAEMetadata(**metadata),
-    )
-    sae = SparseBatchTopK(config)
-    centre = sample_TD.mean(0) * scale
-    with torch.no_grad():
-        sae.b_dec.copy_(centre)
-        sae.b_enc.copy_(-(centre @ sae.W_enc))
-    return sae
+    def keep_checkpoint(self) -> None:
+        """Write a checkpoint in SAELens' format and the position in the data, then remove the older ones."""
+        if not all(torch.isfinite(parameter).all() for parameter in self.sae.parameters()):
+            raise self._diverged(f"Weights are not finite at step {self.n_training_steps:,}")
+        older = _finished(self.checkpoints)
+        target = self.checkpoints / str(self.n_training_samples)
+        with atomic_path(target) as temporary:
+            self.save_checkpoint(temporary.name, base_path=temporary.parent)
+            about = {"position": self.data_provider.position, "steps": self.cfg.total_training_steps}
+            write_json(temporary / _POSITION, about)
+        for folder in older:
+            if folder != target:
+                _remove(folder)
+
+    def _diverged(self, what: str) -> UserError:
+        if newest(self.checkpoints):
+            what += f"; the last checkpoint in {self.checkpoints} is untouched"
+        lower = f"Start over in another folder with a learning rate below {self.plan.lr:g}"
+        return UserError(what, where="training", suggestion=lower)
+
+    def resume(self, checkpoint: Path) -> None:
+        """Take up weights, optimiser, schedules and scale of a checkpoint."""
+        with _readable(checkpoint):
+            self.sae.load_weights_from_checkpoint(checkpoint)
+            self.load_trainer_state(checkpoint)
+
+
+def newest(checkpoints: Path) -> Path | None:
+    """The checkpoint that saw most tokens, None if there is none."""
+    return max(_finished(checkpoints), key=lambda folder: int(folder.name), default=None)
+
+
+def _finished(checkpoints: Path) -> list[Path]:
+    return [path.parent for path in checkpoints.glob(f"[0-9]*/{_POSITION}")]
+
+
+def _position(checkpoint: Path, steps: int) -> int:
+    """Where the data stood; the learning rate's schedule fits no training of another length."""
+    with _readable(checkpoint):
+        about = json.loads((checkpoint / _POSITION).read_text(encoding="utf-8"))
+        position, planned = int(about["position"]), int(about["steps"])
+    if planned != steps:
+        raise UserError(
+            f"{checkpoint} is of a training of {planned:,} steps, this one has {steps:,}",
+            where="--out",
+            suggestion="Choose another folder, or delete the checkpoints to start over",
+        )
+    return position
+
+
+@contextmanager
+def _readable(checkpoint: Path) -> Iterator[None]:
+    """Files that are missing, cut short or of another SAE become a message."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError, KeyError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
+        first_line = (str(error).splitlines() or [""])[0]
+        raise UserError(
+            f"The checkpoint {checkpoint} cannot be read ({first_line})", suggestion="Delete it to start over"
+        ) from error
+
+
+def _remove(folder: Path) -> None:
+    # The position goes first: without it, a folder is no checkpoint.
+    for name in (_POSITION, *(path.name for path in folder.iterdir() if path.name != _POSITION)):
+        (folder / name).unlink()
+    folder.rmdir()
 
 
 def train(
-    shards: Path,
+    data: TrainingData,
     plan: TrainingPlan,
-    site: Site,
-    model_name: str,
     out: Path,
     *,
-    n_checkpoints: int = 10,
-    **metadata: Any,
-) -> tuple[SparseBatchTopK, Trainer]:
-    """Train on a folder of shards and return the SAE in raw activation units (the scale is folded into the weights).
+    metadata: Mapping[str, Any],
+    device: str | torch.device = "cpu",
+    checkpoint_every: int = 200,
+    log: str | None = None,
+) -> TrainingSAE:
+    """Train an SAE that reads activations in the language model's own units.
 
-    One scalar brings the mean norm of the activations to sqrt(d). Checkpoints go to ``out / "checkpoints"``; a run
-    that finds one there goes on from the latest.
+    One scalar brings the mean norm of the activations to sqrt(D) during training; at the end it is folded into the
+    weights, decoder rows get norm 1 (encoder, biases and thresholds with them), and batchtopk and matryoshka get the
+    one threshold at which k latents are active on average.
+
+    Parameters
+    ----------
+    data : TrainingData
+        `ShardData` or `StreamData`.
+    plan : TrainingPlan
+    out : Path
+        Gets ``checkpoints/`` and ``training.csv``. A run that finds a checkpoint goes on from it: bitwise as if it had
+        not been interrupted with `ShardData` on a CPU, with a new order of the data with `StreamData`.
+    metadata : mapping
+        What the SAE's configuration says about its origin: ``hook_name``, ``model_name`` and whatever else.
+    device : str or torch.device, default "cpu"
+        Where the SAE is trained; batches are moved there. Initial weights do not depend on it.
+    checkpoint_every : int, default 200
+        Steps between checkpoints: what a killed run loses at most.
+    log : {"tensorboard", "wandb"}, optional
+        Where the rows of ``training.csv`` go besides.
+
+    Returns
+    -------
+    sae_lens.TrainingSAE
+
+    Raises
+    ------
+    UserError
+        A loss that is not finite, a stream that ends early, a checkpoint that cannot be read, `log` not installed.
     """
-    reader = ShardReader(shards, plan.batch_size, plan.seed)
-    sample = reader.rows(np.random.default_rng(plan.seed).choice(reader.n, min(50_000, reader.n), replace=False))
-    scale = float(sample.shape[1] ** 0.5 / sample.norm(dim=-1).mean())
-    about = {"model_name": model_name, "hook_name": str(site), "prepend_bos": True, **metadata}
-    sae = initial_sae(plan, sample, scale, about)
-    steps = int(plan.epochs * reader.n / reader.batch_size)
-    config = SAETrainerConfig(
-        total_training_samples=steps * reader.batch_size,
-        train_batch_size_samples=reader.batch_size,
-        lr=plan.lr,
-        lr_end=0.0,
-        lr_warm_up_steps=steps // 20,
-        lr_decay_steps=steps // 5,
-        dead_feature_window=max(1, plan.dead_after_tokens // reader.batch_size),
-        n_checkpoints=n_checkpoints,
-        checkpoint_path=str(out / "checkpoints"),
+    if checkpoint_every < 1:
+        raise UserError(f"checkpoint_every is {checkpoint_every}", where="--checkpoint-every", allowed="1 or more")
+    steps = int(plan.epochs * data.n / data.batch_size)
+    if steps < 1:
+        raise UserError(f"{plan.epochs:g} epochs of {data.n:,} tokens are less than one batch", where="--epochs")
+    checkpoint = newest(out / "checkpoints")
+    if checkpoint:
+        data.position = _position(checkpoint, steps)
+    sample_TD = data.sample(_SAMPLE)
+    scale = float(sample_TD.shape[1] ** 0.5 / sample_TD.norm(dim=-1).mean())
+    sae = initial_sae(plan, sample_TD, scale, dict(metadata), warm_up_steps=steps // 10).to(device)
+    trainer = Trainer(
+        _trainer_config(plan, steps, data.batch_size, device),
+        sae,
+        data,
+        plan=plan,
+        checkpoints=out / "checkpoints",
+        checkpoint_every=checkpoint_every,
     )
-    trainer = Trainer(config, sae, reader, plan=plan)
     trainer.activation_scaler.scaling_factor = scale
-    checkpoints = sorted((out / "checkpoints").glob("[0-9]*"), key=lambda path: int(path.name))
-    if checkpoints:
-        sae.load_weights_from_checkpoint(checkpoints[-1])
-        trainer.load_trainer_state(checkpoints[-1])
-        # The checkpoint is written before its own step is counted.
-        reader.step = trainer.n_training_steps = trainer.n_training_samples // reader.batch_size
-        trainer.checkpoint_thresholds = [t for t in trainer.checkpoint_thresholds if t > trainer.n_training_samples]
+    if checkpoint:
+        trainer.resume(checkpoint)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        trainer.fit()
-    _set_threshold(sae, sample[:20_000], plan.k)
-    return sae, trainer
+        trainer.fit_logged(TrainingLog(out / "training.csv", trainer.n_training_steps, log))
+    sae.fold_W_dec_norm()
+    if isinstance(sae.activation_fn, BatchTopK):
+        # The running threshold lags behind after a short training.
+        sae.topk_threshold = threshold_for(sae, sample_TD[:_CALIBRATION], plan.k).double()
+    sae.cfg.metadata.l0 = round(_mean_l0(sae, sample_TD[:_CALIBRATION]), 2)
+    sae.cfg.metadata.num_dead_features = int(trainer.dead_neurons.sum())
+    return sae
 
 
 @torch.no_grad()
-def _set_threshold(sae: SparseBatchTopK, sample_TD: torch.Tensor, k: int) -> None:
-    """The threshold at which k latents are active on average: the running one lags behind after a short training."""
-    norm = sae.W_dec.norm(dim=-1)
-    parts = [
-        torch.addmm(sae.b_enc * norm, x, sae.W_enc * norm).topk(min(8 * k, len(norm)), sorted=False).values
-        for x in sample_TD.split(2000)
-    ]
-    largest = torch.cat(parts).flatten()
-    sae.topk_threshold = largest.topk(k * len(sample_TD), sorted=False).values.min().clamp(min=0).double()
+def _mean_l0(sae: TrainingSAE, x_TD: torch.Tensor, block_tokens: int = 2000) -> float:
+    return sum(int((sae.encode(x.to(sae.W_enc)) > 0).sum()) for x in x_TD.split(block_tokens)) / len(x_TD)
+
+
+def _trainer_config(plan: TrainingPlan, steps: int, batch_size: int, device: str | torch.device) -> SAETrainerConfig:
+    return SAETrainerConfig(
+        total_training_samples=steps * batch_size,
+        train_batch_size_samples=batch_size,
+        device=str(device),
+        lr=plan.lr,
+        lr_end=0.0,
+        lr_warm_up_steps=min(1000, steps // 20),
+        lr_decay_steps=steps // 5,
+        dead_feature_window=max(1, plan.dead_after_tokens // batch_size),
+    )

@@ -17,6 +17,7 @@ from neurosae.sae.formats.tensor_files import TensorInfo
 from neurosae.sites import Site
 
 _LARGEST_CONFIG = 1_000_000  # bytes
+_CHECKED_AT_ONCE = 2**24  # values
 _AUTOENCODER = {"W_enc": "DF", "b_enc": "F", "W_dec": "FD", "b_dec": "D"}
 _TRANSCODER = {"W_enc": "DF", "b_enc": "F", "W_dec": "FO", "b_dec": "O"}
 _SKIP = {"W_skip": "OD"}
@@ -43,8 +44,9 @@ class Checkpoint:
     architecture : str
         A key of `ARCHITECTURES`.
     tensors : dict of str to torch.Tensor
-        float32, in SAELens' orientation: ``W_enc`` (D, F), ``b_enc`` (F,), ``W_dec`` (F, D), ``b_dec`` (D,), and what
-        else the architecture has.
+        In SAELens' orientation: ``W_enc`` (D, F), ``b_enc`` (F,), ``W_dec`` (F, D), ``b_dec`` (D,), and what else the
+        architecture has. Vectors are float32; matrices keep the precision they are stored in unless something was
+        folded in, and may be transposed views of a memory-mapped file.
     hook_name : str or None
         TransformerLens' name of the place it was trained on; None if the checkpoint does not say.
     model : str or None
@@ -118,7 +120,8 @@ class Source:
         Returns
         -------
         dict of str to torch.Tensor
-            float32, contiguous, by SAELens' names and in its orientation.
+            By SAELens' names and in its orientation: vectors in float32; matrices as stored, so that those of a
+            memory-mapped file are not copied.
 
         Raises
         ------
@@ -147,13 +150,13 @@ class Source:
         self, stored: dict[str, torch.Tensor], layout: Mapping[str, tuple[str, str]], sizes: Mapping[str, int]
     ) -> Iterator[tuple[str, torch.Tensor]]:
         for name, (target, axes) in layout.items():
-            tensor = stored.pop(name).float()
-            if not torch.isfinite(tensor).all():
+            tensor = stored.pop(name)
+            if not all(torch.isfinite(part).all() for part in tensor.reshape(-1).split(_CHECKED_AT_ONCE)):
                 raise self.error(f"'{name}' has values that are not finite")
+            if len(axes) < 2:
+                tensor = tensor.float().expand(sizes["F"] if not axes else -1).contiguous()
             transposed = (target, axes) in {("W_enc", "FD"), ("W_dec", "DF")}
-            if not axes:
-                tensor = tensor.repeat(sizes["F"])
-            yield target, (tensor.T if transposed else tensor).contiguous()
+            yield target, tensor.T if transposed else tensor
 
 
 def fold_decoder_norms(tensors: dict[str, torch.Tensor]) -> None:
@@ -161,6 +164,7 @@ def fold_decoder_norms(tensors: dict[str, torch.Tensor]) -> None:
 
     A latent whose row is zero writes nothing, and is silenced.
     """
+    tensors |= {name: tensors[name].float() for name in ("W_enc", "W_dec")}
     norm_F = tensors["W_dec"].norm(dim=1)
     tensors["W_dec"] = tensors["W_dec"] / torch.where(norm_F > 0, norm_F, 1)[:, None]
     for name in tensors.keys() & {"W_enc", "b_enc", "threshold", "b_gate", "b_mag"}:

@@ -42,7 +42,7 @@ def read(source: Source) -> Checkpoint:
     scale_in, scale_out = _scales(source, config)
     tensors["b_enc"] = tensors["b_enc"] / scale_in
     tensors["b_dec"] = tensors["b_dec"] / scale_out
-    tensors["W_dec"] = tensors["W_dec"] * (scale_in / scale_out)
+    tensors["W_dec"] = tensors["W_dec"].float() * (scale_in / scale_out)
     if config.get("sparsity_include_decoder_norm"):
         fold_decoder_norms(tensors)
     architecture, options = _activation(source, config)

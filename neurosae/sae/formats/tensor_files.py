@@ -56,6 +56,7 @@ def header(path: Path) -> dict[str, TensorInfo]:
 def tensors(path: Path) -> dict[str, torch.Tensor]:
     """All tensors of a file, on the CPU and in the precision they are stored in.
 
+    Those of safetensors and of torch's zip files are memory-mapped: only what is used is read. npz is read as a whole.
     Torch checkpoints are read with ``weights_only=True`` and npz with ``allow_pickle=False``: no file runs code.
     """
     return _guarded(_tensors, path)
@@ -133,7 +134,8 @@ def _tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _state_dict(path: Path, device: str) -> dict[str, torch.Tensor]:
-    content = torch.load(path, map_location=device, weights_only=True)
+    mapped = device == "cpu" and kind(path) == "zip"
+    content = torch.load(path, map_location=device, weights_only=True, mmap=mapped)
     if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
         raise ValueError("not a state_dict: a dictionary of tensors")
     return {str(name): value for name, value in content.items()}

@@ -1,0 +1,115 @@
+"""Does an SAE fit the language model, the hook and the scaling that it declares? Says in words which reading fits.
+
+Measures the SAE as declared, then tries the blocks before and after, other streams, scaled inputs, the decoder's bias
+read the other way, and, where encoder and decoder look unrelated, repairs of the weights. Exit code 0: the declared
+reading fits; 1: another one does, or none; 2: bad input.
+
+Examples
+--------
+python -m experiments.check_sae
+python -m experiments.check_sae path/to/sae@15 --model gpt2 --corpus held_out.parquet --texts 200
+python -m experiments.check_sae llama_scope_lxr_8x/l15r_8x --model meta-llama/Llama-3.1-8B --dtype bfloat16
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import pandas as pd
+
+from experiments import options as shared
+from neurosae.errors import UserError
+from neurosae.sae import loading
+from neurosae.sae.evaluation import Evaluation, evaluate
+from neurosae.sae.self_check import SelfCheck, self_check
+
+_HEADER = {
+    "fvu_clean": "FVU",
+    "fvu_uncentred": "uncentred",
+    "l0": "L0",
+    "output_scale": "best output scale",
+    "fvu_rescaled": "FVU with it",
+    "subtract_b_dec": "b_dec subtracted",
+    "per_token": "per token",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """Command-line options."""
+    p = shared.command("check_sae", __doc__)
+    p.add_argument(
+        "sae",
+        nargs="?",
+        default=loading.DEFAULT,
+        help="a bundled name, a file or folder, a hub name; @SITE behind it overrules its hook (default: %(default)s)",
+    )
+    shared.add_model(p, default=None)
+    shared.add_texts(p, default=200)
+    p.add_argument(
+        "--tokens", type=int, default=4000, help="clean tokens to compare readings on: bounds memory (%(default)s)"
+    )
+    return p
+
+
+def run(options: argparse.Namespace) -> SelfCheck:
+    """Measure, compare, print; returns the verdict."""
+    if options.context < 2:
+        raise UserError(f"A context of {options.context}", where="--context", allowed="2 tokens or more")
+    if options.tokens < 1:
+        raise UserError(f"{options.tokens} tokens", where="--tokens", allowed="1 or more")
+    texts = shared.texts(options)
+    sae, language_model = shared.load_pair(options)
+    check = self_check(sae, language_model, texts, context=options.context, n_tokens=options.tokens)
+    figures = evaluate(sae, language_model, texts, context=options.context)
+    print(f"{options.sae}, declared for {loading.site_of(sae)} of {language_model.name}\n")
+    print(measured(figures))
+    print(f"\nThe declared reading, and the best one of every site, on {check.n_tokens:,} clean tokens:\n")
+    print(readings(check))
+    print(f"\nMedian cosine of encoder columns and decoder rows: {check.decoder.cosine:.3f} (chance: 0)")
+    print(f"\n{check.sentence}")
+    return check
+
+
+def measured(figures: Evaluation) -> str:
+    """The figures of the SAE as declared, one a line.
+
+    Parameters
+    ----------
+    figures : Evaluation
+    """
+    rows = [
+        ("FVU, clean", f"{figures.fvu_clean:.4g}  centred, without sink and outlier tokens"),
+        ("FVU, naive", f"{figures.fvu_naive:.4g}  with them"),
+        ("FVU, uncentred", f"{figures.fvu_uncentred:.4g}  clean tokens"),
+        ("L0", f"{figures.l0:.4g}"),
+        ("silent latents", f"{figures.dead:.2%}  on these {figures.n_tokens:,} tokens of {figures.n_texts:,} texts"),
+        ("CE increase", f"{figures.ce_spliced - figures.ce:+.4g}  nats per token, from {figures.ce:.4g}"),
+    ]
+    return "\n".join(f"{name:<16}{text}" for name, text in rows)
+
+
+def readings(check: SelfCheck) -> str:
+    """The table of readings as plain text.
+
+    Parameters
+    ----------
+    check : SelfCheck
+    """
+    words = {name: check.table[name].map({True: "yes", False: "no"}) for name in ("per_token", "subtract_b_dec")}
+    table = check.table.assign(**words)
+    with pd.option_context("display.width", None, "display.max_columns", None):
+        return table.rename(columns=_HEADER).to_string(index=False, float_format=lambda value: f"{value:.4g}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; exit code 0 if the declared reading fits, 1 if not, 2 on bad input."""
+    options = parser().parse_args(arguments)
+    checks: list[SelfCheck] = []
+    failed = shared.end(lambda: checks.append(run(options)))
+    return failed or int(not checks[0].fits)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

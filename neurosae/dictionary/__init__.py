@@ -1,0 +1,1 @@
+"""What kind of dictionary an SAE is: specific latents, known members, what the corpus says, maps, scaling."""

@@ -1,0 +1,160 @@
+"""Figures of dictionaries: functions that take an `Axes` (or make one) and return it."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+
+from neurosae.dictionary.completeness import DEDICATED
+from neurosae.dictionary.maps import Separation
+from neurosae.dictionary.scaling import PowerLaw
+from neurosae.plots import PALETTE
+
+_MARKERS = "osD^vP*X"
+
+
+def firing_rates(table: pd.DataFrame, condition: str, ax: Axes | None = None) -> Axes:
+    """Share of stimuli in which each latent fires, in one condition against all others, coloured by AUROC.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `neurosae.dictionary.specificity`.
+    condition : str
+    ax : Axes, optional
+    """
+    valid = table[table["valid"]]
+    here = valid[valid["condition"] == condition].set_index("latent")
+    elsewhere = valid[valid["condition"] != condition].groupby("latent")[["fires", "n_stimuli"]].sum()
+    rate = (elsewhere["fires"] / elsewhere["n_stimuli"]).loc[here.index]
+    # The strongest lie on top.
+    order = (here["auroc"] - 0.5).abs().argsort()
+    ax = ax or plt.subplots(figsize=(5.6, 4.6))[1]
+    dots = ax.scatter(
+        rate.iloc[order], here["rate"].iloc[order], c=here["auroc"].iloc[order], cmap="coolwarm", vmin=0, vmax=1, s=14
+    )
+    ax.axline((0, 0), slope=1, color="0.4", lw=1, ls=":")
+    ax.figure.colorbar(dots, ax=ax, label=f"AUROC of {condition}")
+    ax.set_xlabel("share of the other stimuli in which it fires")
+    ax.set_ylabel(f"share of {condition} in which it fires")
+    ax.set_title(f"{len(here):,} latents that fire often enough", loc="left")
+    sns.despine(ax=ax)
+    return ax
+
+
+def completeness_by_frequency(members: pd.DataFrame, title: str = "", ax: Axes | None = None) -> Axes:
+    """Held-out F1 of each member's latent against how often a corpus mentions the member.
+
+    Parameters
+    ----------
+    members : DataFrame
+        `list`, `f1`, `per_million`.
+    title : str, optional
+    ax : Axes, optional
+    """
+    ax = ax or plt.subplots(figsize=(7, 4.2))[1]
+    names = list(dict.fromkeys(members["list"]))
+    rng = np.random.default_rng(0)  # F1 takes few values: dots are moved a little, by up to 0.015
+    for name, colour, marker in zip(names, sns.color_palette("colorblind", len(names)), _MARKERS * 9, strict=False):
+        rows = members[members["list"] == name]
+        y = rows["f1"] + rng.uniform(-0.015, 0.015, len(rows))
+        label = f"{name} ({int(rows['dedicated'].sum())} of {len(rows)})"
+        ax.scatter(rows["per_million"], y, s=20, color=colour, marker=marker, alpha=0.8, label=label)
+    ax.axhline(DEDICATED, color="0.4", lw=1, ls=":")
+    mentioned = members.loc[members["per_million"] > 0, "per_million"]
+    least, most = (mentioned.min(), mentioned.max()) if len(mentioned) else (1.0, 1.0)
+    ax.set_xscale("symlog", linthresh=least)  # a logarithmic axis with room for zero
+    ticks = 10.0 ** np.arange(np.ceil(np.log10(least)), np.floor(np.log10(most)) + 1)
+    ax.set_xticks([0, *ticks], ["0", *(f"{tick:g}" for tick in ticks)])
+    ax.set_xlim(left=-0.2 * least)
+    ax.set_ylim(-0.05, 1.05)
+    ax.set_xlabel("mentions per million words of the corpus (logarithmic above 0)")
+    ax.set_ylabel("held-out F1 of the member's latent")
+    ax.set_title(title, loc="left", fontsize=10)
+    ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), title="list (dedicated)")
+    sns.despine(ax=ax)
+    return ax
+
+
+def point_map(
+    position_N2: np.ndarray, labels_N: np.ndarray, title: str, measured: Separation, ax: Axes | None = None
+) -> Axes:
+    """Points in the plane by condition; the separation, measured in the original space, stands in the title.
+
+    Parameters
+    ----------
+    position_N2 : ndarray of shape (N, 2)
+    labels_N : array of N str
+        The empty label is drawn grey and below the others.
+    title : str
+    measured : Separation
+    ax : Axes, optional
+    """
+    ax = ax or plt.subplots(figsize=(5, 4.6))[1]
+    labels_N = np.asarray(labels_N)
+    names = sorted({str(name) for name in labels_N} - {""})
+    rest = labels_N == ""
+    if rest.any():
+        ax.scatter(position_N2[rest, 0], position_N2[rest, 1], s=3, color="0.8", label=f"other (n = {rest.sum():,})")
+    colours = [PALETTE["sae"], PALETTE["raw"], PALETTE["embeddings"], PALETTE["untrained_sae"]]
+    colours = colours if len(names) <= len(colours) else sns.color_palette("colorblind", len(names))
+    for name, colour, marker in zip(names, colours, _MARKERS * 9, strict=False):
+        here = labels_N == name
+        label = f"{name} (n = {here.sum()})"
+        ax.scatter(
+            position_N2[here, 0], position_N2[here, 1], s=18, color=colour, marker=marker, alpha=0.8, label=label
+        )
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.set_xlabel("UMAP 1")
+    ax.set_ylabel("UMAP 2")
+    ax.set_title(f"{title}\n{_in_words(measured)}", loc="left", fontsize=9)
+    ax.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.08))
+    return ax
+
+
+def _in_words(measured: Separation) -> str:
+    if not measured.valid:
+        return f"separation not measured: {measured.reason}"
+    return (
+        f"in the original space: kNN {measured.knn_accuracy:.2f} (chance {measured.chance:.2f}),\n"
+        f"silhouette {measured.silhouette:.3f}, between/within {measured.between_within:.3f}"
+    )
+
+
+def scaling_curve(
+    cells: pd.DataFrame, measure: str, label: str, laws: dict[int, PowerLaw] | None = None, ax: Axes | None = None
+) -> Axes:
+    """A measure of trained SAEs against the number of latents, one line per k; power laws dashed where given.
+
+    Parameters
+    ----------
+    cells : DataFrame
+        `n_latents`, `k` and the measure.
+    measure, label : str
+        Column, and what the axis says.
+    laws : dict of int to PowerLaw, optional
+        By k; invalid ones are not drawn.
+    ax : Axes, optional
+    """
+    ax = ax or plt.subplots(figsize=(4.6, 3.8))[1]
+    ks = sorted(cells["k"].unique())
+    for k, colour, marker in zip(ks, sns.color_palette("colorblind", len(ks)), _MARKERS * 9, strict=False):
+        rows = cells[cells["k"] == k].sort_values("n_latents")
+        ax.plot(rows["n_latents"], rows[measure], marker=marker, color=colour, label=f"k = {k}")
+        law = (laws or {}).get(int(k))
+        if law and law.valid:
+            x = np.geomspace(rows["n_latents"].min(), rows["n_latents"].max(), 50)
+            ax.plot(x, law.coefficient * x**-law.exponent, color=colour, lw=1, ls="--")
+    widths = sorted(cells["n_latents"].unique())
+    ax.set_xscale("log")
+    ax.set_xticks(widths, [f"{width:,}" for width in widths], rotation=30)
+    ax.minorticks_off()
+    ax.set_xlabel("number of latents")
+    ax.set_ylabel(label)
+    ax.legend(frameon=False)
+    sns.despine(ax=ax)
+    return ax

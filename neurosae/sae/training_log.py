@@ -1,0 +1,94 @@
+"""The log of a training: a CSV that survives interruptions, and TensorBoard or Weights & Biases if asked for."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from neurosae.errors import UserError, unknown_name
+from neurosae.files import atomic_path
+
+Write = Callable[[dict[str, float]], None]
+
+
+class TrainingLog:
+    """Rows with a ``step``, written as they come; a training that goes on from a checkpoint drops what came after it.
+
+    Parameters
+    ----------
+    path : Path
+        The CSV file.
+    step : int, default 0
+        Rows of later steps are removed.
+    also : {"tensorboard", "wandb"}, optional
+        Send every row there too; files go beside the CSV.
+    """
+
+    def __init__(self, path: Path, step: int = 0, also: str | None = None) -> None:
+        self._path = path
+        self._also = _open(also, path.parent) if also else None
+        rows = _rows(path)
+        kept = [row for row in rows if int(row["step"]) <= step]
+        if len(kept) < len(rows):
+            with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+                writer = csv.DictWriter(stream, rows[0])
+                writer.writeheader()
+                writer.writerows(kept)
+
+    def write(self, row: dict[str, float]) -> None:
+        """Append a row; all rows have the same columns."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("a", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, row)
+            if not stream.tell():
+                writer.writeheader()
+            writer.writerow(row)
+        if self._also:
+            self._also(row)
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as stream:
+        # A kill may leave half a row at the end.
+        return [row for row in csv.DictReader(stream) if None not in row.values()]
+
+
+def _tensorboard(folder: Path) -> Write:
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(str(folder / "tensorboard"))
+
+    def write(row: dict[str, float]) -> None:
+        for name, value in row.items():
+            writer.add_scalar(name, value, int(row["step"]))
+        writer.flush()
+
+    return write
+
+
+def _wandb(folder: Path) -> Write:
+    import wandb
+
+    try:
+        run = wandb.init(project="neurosae", name=folder.resolve().name, dir=folder)
+    except wandb.Error as error:
+        raise UserError(f"wandb cannot start: {error}", where="--log") from error
+    return lambda row: run.log(row, step=int(row["step"]))
+
+
+LOGS: dict[str, Callable[[Path], Write]] = {"tensorboard": _tensorboard, "wandb": _wandb}
+
+
+def _open(name: str, folder: Path) -> Write:
+    if name not in LOGS:
+        raise unknown_name("log", name, LOGS, where="--log")
+    try:
+        return LOGS[name](folder)
+    except ImportError as error:
+        raise UserError(
+            f"{name} is not installed", where="--log", suggestion="Install it with: pip install 'neurosae[logging]'"
+        ) from error
