@@ -20,8 +20,7 @@ from neurosae.responses import Responses
 MEMORY = 2**26  # bytes of dense values at once; blocks of this size stay near the processor
 _TOKENS = 2048  # tokens multiplied at once, where memory allows: enough to use a block of weights well
 _FEWEST = 128  # tokens for which another core is worth its while
-_ALIGNED = 64  # latents; a multiple of the sixteen float32 in a cache line
-_NARROWEST = 64  # latents in a block before fewer tokens are taken
+_NARROWEST = 64  # latents in a block before fewer tokens are taken; whole cache lines
 _RELU = ("standard", "transcoder", "skip_transcoder")
 _JUMPRELU = ("jumprelu", "jumprelu_transcoder", "jumprelu_skip_transcoder")
 _TOPK = ("topk",)
@@ -129,7 +128,7 @@ def decode_rows(sae: Any, codes_TF: sp.csr_array, *, memory: int = MEMORY) -> np
             suggestion="Use sae.decode right after sae.encode",
         )
     if sae.cfg.architecture() in _OWN_DECODERS:
-        raise UserError(f"The decoder of architecture '{sae.cfg.architecture()}' is not linear", where="decode")
+        raise UserError(f"'{sae.cfg.architecture()}' has a decoder of its own: use sae.decode", where="decode")
     codes_TF = sp.csr_array(codes_TF)
     device, width = sae.W_dec.device, sae.W_dec.shape[1]
     out_TD = np.empty((codes_TF.shape[0], width), np.float32)
@@ -215,7 +214,7 @@ def _rows(values_TD: np.ndarray, start: int, stop: int, device: torch.device) ->
 
 
 def _encode_any(sae: Any, values_TD: np.ndarray, wanted: np.ndarray | None, memory: int) -> sp.csr_array:
-    """Dense ``sae.encode`` in blocks of tokens; weights of lower precision are converted once, as a whole."""
+    """Dense ``sae.encode`` in blocks of tokens; weights of another precision are converted once, as a whole."""
     if any(parameter.dtype != torch.float32 for parameter in sae.parameters()):
         sae = copy.deepcopy(sae).to(dtype=torch.float32)
     reader = _float32_reader(sae)
@@ -238,10 +237,10 @@ def _encode_linear(sae: Any, values_TD: np.ndarray, wanted: np.ndarray | None, m
     memory //= n_workers
     n_tokens = max(1, min(_TOKENS, -(-n_total // n_workers), memory // (5 * _NARROWEST)))
     bytes_per_latent = 5 * n_tokens + (4 * sae.cfg.d_in if encoder.copies_weights else 0)
-    n_latents = max(1, memory // bytes_per_latent)
-    if n_latents >= _ALIGNED:  # rows of a block that straddle cache lines cost a quarter of the speed
-        n_latents -= n_latents % _ALIGNED
-    n_latents = min(n_latents, encoder.n_latents)
+    n_latents = memory // bytes_per_latent
+    if n_latents > _NARROWEST:  # rows of a block that straddle cache lines cost a quarter of the speed
+        n_latents -= n_latents % _NARROWEST
+    n_latents = max(1, min(n_latents, encoder.n_latents))
     starts = range(0, n_total, n_tokens)
     one_at_a_time = Lock()  # SAELens keeps the norms of its last input on the object
 
