@@ -22,15 +22,15 @@ from typing import Any
 
 import torch
 from sae_lens import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig, LanguageModelSAERunnerConfig
-from sae_lens.config import SAETrainerConfig
+from sae_lens.config import LoggingConfig
 from sae_lens.saes.sae import SAEMetadata
 from sae_lens.training.sae_trainer import SAETrainer
 
 from neurosae import models
 from neurosae.corpora import read_texts
-from neurosae.sae.activations import ShardReader
 from neurosae.sae.evaluation import evaluate
 from neurosae.sae.loading import load
+from neurosae.sae.shards import ShardReader
 
 
 def train_with_defaults(
@@ -43,7 +43,10 @@ def train_with_defaults(
     sae = BatchTopKTrainingSAE(
         BatchTopKTrainingSAEConfig(d_in=reader.shards[0].shape[1], d_sae=n_latents, k=k, metadata=metadata)
     )
-    SAETrainer(SAETrainerConfig(n_tokens, reader.batch_size), sae, reader).fit()
+    defaults = LanguageModelSAERunnerConfig(
+        sae=sae.cfg, training_tokens=n_tokens, logger=LoggingConfig(log_to_wandb=False)
+    )
+    SAETrainer(defaults.to_sae_trainer_config(), sae, reader).fit()
     return sae
 
 

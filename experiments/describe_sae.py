@@ -66,7 +66,9 @@ def parser() -> argparse.ArgumentParser:
         default=["all"],
         help=f"member lists: {', '.join(members.available())}, YAML files, or all (default)",
     )
-    p.add_argument("--keywords", nargs="+", help="words to count (default: those that differ most between conditions)")
+    p.add_argument(
+        "--keywords", nargs="+", help="words to count in --corpus (default: those that differ most between conditions)"
+    )
     p.add_argument("--untrained", action="store_true", help="look for members in an untrained SAE of that L0, too")
     p.add_argument(
         "--background", type=int, help="ordinary texts that tell which latents are rare (default: all that ship)"
@@ -94,6 +96,9 @@ def run(options: argparse.Namespace) -> None:
     for name in ("texts", "background"):
         if (value := getattr(options, name)) is not None and value < 2:
             raise UserError(f"{value} texts", where=f"--{name}", allowed="2 or more")
+    for name in ("keywords", "texts"):
+        if getattr(options, name) is not None and options.corpus is None:
+            raise UserError(f"--{name} needs --corpus", where=f"--{name}", suggestion="Add --corpus, or leave it out")
     lists = members.load_all(options.members)
     if options.corpus:
         next(iter(read_texts(options.corpus)), None)  # a missing file is told before the work, not after
@@ -153,7 +158,7 @@ def _find_members(
     background = read_background(language_model, ordinary_texts(lists, options.background), site)
     saes = {"trained": sae}
     if options.untrained:
-        saes["untrained"] = loading.untrained_like(sae, torch.from_numpy(background[0]).to(sae.W_dec.device))
+        saes["untrained"] = loading.untrained_like(sae, torch.from_numpy(background[0]))
     mentions = {each.name: read_mentions(language_model, each, site) for each in lists}
     tables = []
     for kind, each in saes.items():

@@ -71,11 +71,11 @@ def run(options: argparse.Namespace) -> Path:
                 f"{getattr(options, name)} is too small", where=f"--{name.replace('_', '-')}", allowed="1 or more"
             )
     spec = options.checkpoint or options.sae
-    if options.checkpoint and not Path(spec.partition("@")[0]).exists():
+    if options.checkpoint and not Path(loading.split(spec)[0]).exists():
         raise UserError(f"There is no file or folder '{spec}'", where="--checkpoint")
     texts = shared.texts(options)
     sae = loading.load(spec, options.device, model=options.model)
-    language_model = shared.load_model(options, sae.cfg.metadata.model_name)
+    language_model = shared.load_model_of(sae, options)
     measurement = measure(
         sae,
         language_model,

@@ -63,7 +63,7 @@ def _as_arguments(p: argparse.ArgumentParser, config: Path) -> list[str]:
     known = {action.dest for action in p._actions if action.option_strings} - {"help", "config"}
     try:
         chosen = yaml.load(config.read_text(encoding="utf-8"), _NoAliases) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise UserError(f"The configuration cannot be read ({error})", where=str(config)) from error
     if not isinstance(chosen, dict):
         raise UserError("The configuration must be a mapping of option to value", where=str(config))
@@ -103,6 +103,13 @@ def load_model(options: argparse.Namespace, name: str | None = None) -> Language
     )
 
 
+def load_model_of(sae: Any, options: argparse.Namespace) -> LanguageModel:
+    """The language model of ``--model``, else the one that the SAE names."""
+    if not (options.model or sae.cfg.metadata.model_name):
+        raise UserError("This SAE does not say which language model it belongs to", where="--model")
+    return load_model(options, sae.cfg.metadata.model_name)
+
+
 def load_pair(options: argparse.Namespace) -> tuple[Any, LanguageModel]:
     """The SAE of ``options.sae`` and the language model it belongs to, unless ``--model`` names another.
 
@@ -112,7 +119,7 @@ def load_pair(options: argparse.Namespace) -> tuple[Any, LanguageModel]:
         What either cannot be loaded for; an SAE of another width than the language model.
     """
     sae = loading.load(options.sae, options.device, model=options.model)
-    language_model = load_model(options, sae.cfg.metadata.model_name)
+    language_model = load_model_of(sae, options)
     if sae.cfg.d_in != language_model.d_model:
         raise UserError(
             f"The SAE reads activations of width {sae.cfg.d_in}, {language_model.name} gives {language_model.d_model}",
@@ -142,7 +149,8 @@ def shipped_texts() -> list[str]:
 def end(run: Callable[[], None]) -> int:
     """Run a command; what a person can act on is printed, and the exit code is 2."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for library in ("httpx", "httpx2"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     try:
         run()
     except UserError as error:

@@ -8,6 +8,7 @@ from typing import Any
 
 from neurosae.sae import overlap
 from neurosae.sae.evaluation import Evaluation
+from neurosae.sae.examples import markdown
 from neurosae.sae.training_plan import TrainingPlan
 
 _SINK = """Put the sink token (id 0, `<|endoftext|>` for the default model) in front of every text and leave it out of
@@ -46,7 +47,7 @@ def card(about: Mapping[str, Any], plan: TrainingPlan, held_out: Mapping[str, Ev
         (at most 1,000 steps) and linear decay over the last 20 %, gradient clip 1; {_method(plan)}; seed {plan.seed}.
         This is the SAE at the end of the training, not the best of several checkpoints. `training.json` and
         `training.csv` have the history{_hashes(about)}."""
-    return f"""# SAE of {_cell(about["model"])}, {about["site"]}
+    return f"""# SAE of {markdown(about["model"])}, {about["site"]}
 
 {_paragraph(what)}
 
@@ -83,7 +84,7 @@ def _table(held_out: Mapping[str, Evaluation]) -> str:
         counts = [f"{e.n_texts:,}", f"{e.n_tokens:,}"]
         fvu = [f"{e.fvu_clean:.3f}", f"{e.fvu_naive:.5f}", f"{e.fvu_uncentred:.3f}"]
         losses = [f"{e.ce:.3f}", f"{e.ce_spliced:.3f}", f"{e.ce_spliced - e.ce:+.3f}"]
-        rows.append([_cell(name), *counts, *fvu, f"{e.l0:.1f}", f"{e.dead:.2%}", *losses])
+        rows.append([markdown(name), *counts, *fvu, f"{e.l0:.1f}", f"{e.dead:.2%}", *losses])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -94,7 +95,7 @@ def _sparsity(plan: TrainingPlan) -> str:
 def _origin(about: Mapping[str, Any]) -> str:
     every = about["context"]["sentences_every"]
     cut = f" (every {every}th text cut into single sentences, each with its own sink token)" if every else ""
-    tokens = f"{about['tokens']:,} clean tokens from {about['texts']:,} texts of {_cell(about['corpus'])}{cut}"
+    tokens = f"{about['tokens']:,} clean tokens from {about['texts']:,} texts of {markdown(about['corpus'])}{cut}"
     tokens += f", contexts of at most {about['context']['context']} tokens"
     if about["capture_dtype"] is None:
         return tokens + "."
@@ -119,7 +120,3 @@ def _hashes(about: Mapping[str, Any]) -> str:
     if about["capture_dtype"] is None:
         return ""
     return f", `{overlap.FILE}` hashes of the sentences of all training texts (`neurosae.sae.overlap`)"
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")

@@ -30,23 +30,24 @@ import pandas as pd
 from experiments.describe_sae import ordinary_texts
 from experiments.options import add_model, command, end, load_model, shipped_texts
 from neurosae import dictionary_plots, plots
-from neurosae.corpora import read_texts
+from neurosae.corpora import identity, read_texts
 from neurosae.dictionary import members
 from neurosae.dictionary.completeness import Mentions, background_rates, completeness, read_background, read_mentions
 from neurosae.dictionary.scaling import power_law, reconstruction
 from neurosae.errors import UserError
-from neurosae.files import digest, folder_digest, write_json, write_text
+from neurosae.files import digest, write_json, write_text
 from neurosae.models import LanguageModel
 from neurosae.sae.activations import ContextPlan, capture_request, capture_shards
 from neurosae.sae.loading import load
 from neurosae.sae.saving import save
-from neurosae.sae.shards import RECORD, check_request, read_record
+from neurosae.sae.shards import RECORD, check_request, read_record, shards_digest
 from neurosae.sae.training import train
 from neurosae.sae.training_data import ShardData
 from neurosae.sae.training_plan import TrainingPlan
 from neurosae.sites import Site
 
 log = logging.getLogger("sae_scaling")
+_LR, _LR_WIDTH = 7e-4, 6144  # the learning rate that suits so many latents
 _SMOKE = {
     "width": [32, 64, 128, 256],
     "k": [8],
@@ -77,8 +78,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--lr",
         type=float,
-        default=plan.lr,
-        help=f"at {plan.n_latents} latents; others get it by 1 / sqrt(width), Gao et al. 2024 (default: %(default)s)",
+        default=_LR,
+        help=f"at {_LR_WIDTH} latents; others get it by 1 / sqrt(width), Gao et al. 2024 (default: %(default)s)",
     )
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--site", default="15", help="block or hook name to capture, with --corpus (default: %(default)s)")
@@ -132,10 +133,12 @@ def run(options: argparse.Namespace) -> None:
     language_model = load_model(options, record.get("model"))
     site = Site.parse(record.get("site", options.site))
     shards = _shards(options, language_model, site)
+    background = ordinary_texts(lists, options.background)
     shared = {
-        "shards": folder_digest(shards),
+        "shards": shards_digest(shards),
         "model": language_model.fingerprint,
         "held_out": digest(held_out),
+        "background": digest(background),
         "members": [each.model_dump() for each in lists],
     }
     bench: Bench | None = None
@@ -144,7 +147,7 @@ def run(options: argparse.Namespace) -> None:
         folder = options.out / "cells" / f"width{plan.n_latents}-k{plan.k}-{digest([asdict(plan), shared])}"
         if not (folder / "cell.json").is_file():
             log.info("training %d latents, k = %d", plan.n_latents, plan.k)
-            bench = bench or _read(language_model, held_out, lists, site, options.background)
+            bench = bench or _read(language_model, held_out, background, lists, site)
             _train(plan, shards, site, language_model, folder)
             found = bench.measure(load(str(folder / "sae"), options.device))
             write_json(folder / "cell.json", {"n_latents": plan.n_latents, "k": plan.k, **found})
@@ -160,7 +163,7 @@ def _plan(options: argparse.Namespace, width: int, k: int) -> TrainingPlan:
         k_start=max(k, min(default.k_start, width)),
         epochs=options.epochs,
         batch_size=options.batch_size,
-        lr=options.lr * (default.n_latents / width) ** 0.5 if width > 0 else options.lr,
+        lr=options.lr * (_LR_WIDTH / width) ** 0.5 if width > 0 else options.lr,
         seed=options.seed,
     )
 
@@ -189,7 +192,7 @@ def _shards(options: argparse.Namespace, language_model: LanguageModel, site: Si
         check_request(options.shards / RECORD, {"model": language_model.name})
         return Path(options.shards)
     folder = options.out / "shards"
-    reserved = 0 if options.held_out_corpus else options.held_out
+    reserved = _reserved(options)
     plan = ContextPlan()
     request = {"corpus": "texts that ship", "reserved": reserved}
     if options.corpus:
@@ -203,20 +206,28 @@ def _shards(options: argparse.Namespace, language_model: LanguageModel, site: Si
         shard_tokens=min(200_000, max(1, options.tokens)),
         plan=plan,
         request=request,
+        first_text=reserved,
     )
     return folder
+
+
+def _reserved(options: argparse.Namespace) -> int:
+    """How many texts at the beginning of the corpus are measured on, whichever option names it."""
+    if options.held_out_corpus and identity(options.held_out_corpus) != identity(options.corpus):
+        return 0
+    return int(options.held_out)
 
 
 def _read(
     language_model: LanguageModel,
     held_out: list[str],
+    background: list[str],
     lists: Sequence[members.MemberList],
     site: Site,
-    n_background: int | None,
 ) -> Bench:
     return Bench(
         np.concatenate(read_background(language_model, held_out, site)),
-        read_background(language_model, ordinary_texts(lists, n_background), site),
+        read_background(language_model, background, site),
         {each.name: read_mentions(language_model, each, site) for each in lists},
     )
 

@@ -22,7 +22,7 @@ import logging
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,14 +41,16 @@ from neurosae.sae.activations import ContextPlan, capture_request, capture_shard
 from neurosae.sae.evaluation import evaluate
 from neurosae.sae.loading import load
 from neurosae.sae.saving import refuse_if_changed, save
-from neurosae.sae.shards import RECORD, captured_tokens, check_request, finished_shards
-from neurosae.sae.training import train
+from neurosae.sae.shards import RECORD, captured_tokens, check_request, finished_shards, read_record
+from neurosae.sae.training import train, training_steps
 from neurosae.sae.training_data import ShardData, StreamData, TrainingData
 from neurosae.sae.training_plan import SPARSITY_COEFFICIENTS, TrainingPlan
 from neurosae.sites import Site
 
 log = logging.getLogger("train_sae")
 _SITE, _TOKENS, _BUFFER = "15", 3_000_000, 500_000
+_CAPTURE, _PLAN = "capture.json", "plan.json"  # what a folder was begun with
+_OTHER_TEXTS = 2000  # of --held-out-corpus
 _SMOKE_TEST: dict[str, Any] = {
     "tokens": 4000,
     "held_out": 24,
@@ -80,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
     data.add_argument("--site", help=f"block or hook name (default: {_SITE}, the residual stream after that block)")
     data.add_argument("--tokens", type=int, help=f"clean tokens to capture or stream (default: {_TOKENS})")
     data.add_argument("--held-out", type=int, default=600, help="first texts of the corpus, kept for evaluation only")
-    data.add_argument("--held-out-corpus", help="evaluate on the first texts of this corpus too")
+    data.add_argument("--held-out-corpus", help=f"evaluate on the first {_OTHER_TEXTS:,} texts of this corpus too")
     data.add_argument("--context", type=int, help=f"longest context in tokens (default: {ContextPlan().context})")
     data.add_argument("--capture-dtype", choices=list(models.DTYPES), default="bfloat16")
     add_model(p)
@@ -173,6 +175,7 @@ class Source:
     corpus: str | None  # None: somebody else's shards
     tokens: int
     texts: Callable[[], int]  # how many texts were read so far
+    request: dict[str, Any]  # what the activations depend on
 
     @property
     def name(self) -> str:
@@ -180,7 +183,7 @@ class Source:
         return Path(self.corpus).name if self.corpus else "shards"
 
 
-def from_shards(folder: Path, options: argparse.Namespace, plan: TrainingPlan, corpus: str | None = None) -> Source:
+def from_shards(folder: Path, options: argparse.Namespace, plan: TrainingPlan) -> Source:
     """Finished shards, whoever captured them."""
     data = ShardData(folder, plan.batch_size, plan.seed)
     about = _shards_record(folder)
@@ -188,7 +191,7 @@ def from_shards(folder: Path, options: argparse.Namespace, plan: TrainingPlan, c
     model = options.model if options.model != models.DEFAULT else about["model"]
     contexts = ContextPlan(about["context"], about["sentences_every"])
     n_texts = finished_shards(folder)[-1].last_text + 1
-    return Source(data, model, Site.parse(about["site"]), contexts, corpus, data.n, lambda: n_texts)
+    return Source(data, model, Site.parse(about["site"]), contexts, None, data.n, lambda: n_texts, about)
 
 
 def _shards_record(folder: Path) -> dict[str, Any]:
@@ -207,11 +210,19 @@ def captured(options: argparse.Namespace, plan: TrainingPlan, corpus: str) -> So
     site, contexts, n_tokens = _wanted(options)
     shards = options.out / "shards"
     request = capture_request(corpus, options.model, options.capture_dtype, [site], contexts, held_out=options.held_out)
-    _same_as_before(options.out / "capture.json", request)
+    _refuse_another(options.out, request, plan)
     if captured_tokens(shards) < n_tokens:
+        training_steps(plan, n_tokens, min(plan.batch_size, n_tokens))
         texts = _training_texts(corpus, options)
-        capture_shards(_reader(options), texts(), site, shards, n_tokens=n_tokens, plan=contexts)
-    return from_shards(shards, options, plan, corpus)
+        language_model = _reader(options)
+        site.check(language_model.n_blocks)
+        contexts.check(language_model)
+        # Already now: what a killed capture leaves can only be continued as what it is.
+        _keep(options.out, request, plan)
+        capture_shards(
+            language_model, texts(), site, shards, n_tokens=n_tokens, plan=contexts, first_text=options.held_out
+        )
+    return dataclasses.replace(from_shards(shards, options, plan), corpus=corpus, request=request)
 
 
 def streamed(options: argparse.Namespace, plan: TrainingPlan, corpus: str) -> Source:
@@ -220,10 +231,11 @@ def streamed(options: argparse.Namespace, plan: TrainingPlan, corpus: str) -> So
     request = capture_request(
         corpus, options.model, options.capture_dtype, [site], contexts, held_out=options.held_out, streamed=n_tokens
     )
-    _same_as_before(options.out / "capture.json", request)
+    _refuse_another(options.out, request, plan)
+    texts = _training_texts(corpus, options)
     data = StreamData(
         _reader(options),
-        _training_texts(corpus, options),
+        texts,
         site,
         contexts,
         n_tokens=n_tokens,
@@ -231,12 +243,14 @@ def streamed(options: argparse.Namespace, plan: TrainingPlan, corpus: str) -> So
         buffer_tokens=_BUFFER if options.buffer is None else options.buffer,
         seed=plan.seed,
     )
-    return Source(data, options.model, site, contexts, corpus, n_tokens, lambda: data.position)
+    return Source(data, options.model, site, contexts, corpus, n_tokens, lambda: data.position, request)
 
 
 def _wanted(options: argparse.Namespace) -> tuple[Site, ContextPlan, int]:
     context = ContextPlan().context if options.context is None else options.context
     n_tokens = _TOKENS if options.tokens is None else options.tokens
+    if n_tokens < 1:
+        raise UserError(f"{n_tokens} tokens", where="--tokens", allowed="integers from 1")
     return Site.parse(options.site or _SITE), ContextPlan(context), n_tokens
 
 
@@ -245,8 +259,20 @@ def _reader(options: argparse.Namespace) -> LanguageModel:
 
 
 def _training_texts(corpus: str, options: argparse.Namespace) -> Callable[[], Any]:
-    """The corpus behind the held-out texts: whole texts are on one side or the other."""
-    return lambda: itertools.islice(read_texts(corpus), options.held_out, None)
+    """The corpus behind the held-out texts: whole texts are on one side or the other.
+
+    Raises
+    ------
+    UserError
+        A corpus that cannot be read so far, or ends there.
+    """
+
+    def texts() -> Iterator[str]:
+        return itertools.islice(read_texts(corpus), options.held_out, None)
+
+    if next(texts(), None) is None:
+        raise UserError(f"{corpus} has no text behind the first {options.held_out:,}", where="--held-out")
+    return texts
 
 
 def run(options: argparse.Namespace) -> None:
@@ -255,12 +281,13 @@ def run(options: argparse.Namespace) -> None:
     plan = plan_of(options)
     device = models.resolve_device(options.device)
     corpus = _built_in_corpus(options.out) if options.smoke_test else options.corpus
-    _same_plan(options.out / "plan.json", plan)
     if options.shards:
         source = from_shards(options.shards, options, plan)
-        _same_as_before(options.out / "capture.json", _shards_record(options.shards))
+        _refuse_another(options.out, source.request, plan)
     else:
         source = (streamed if options.streaming else captured)(options, plan, corpus)
+    training_steps(plan, source.data.n, source.data.batch_size)
+    _keep(options.out, source.request, plan)
     log.info("training %s with %d latents on %s", plan.architecture, plan.n_latents, device)
     sae = train(
         source.data,
@@ -327,7 +354,7 @@ def _held_out(source: Source, options: argparse.Namespace) -> dict[str, list[str
         texts = list(itertools.islice(read_texts(source.corpus), options.held_out))
         found["held-out texts of the corpus"] = texts
     if options.held_out_corpus:
-        texts = list(itertools.islice(read_texts(options.held_out_corpus), 2000))
+        texts = list(itertools.islice(read_texts(options.held_out_corpus), _OTHER_TEXTS))
         found[f"texts of {Path(options.held_out_corpus).name}"] = texts
     return found or {"texts that ship with neurosae": shipped_texts()[: options.held_out]}
 
@@ -338,20 +365,24 @@ def _built_in_corpus(out: Path) -> str:
     return str(path)
 
 
-def _same_as_before(record: Path, request: dict[str, Any]) -> None:
-    """Keep the request, or refuse one that differs from what the folder holds."""
-    check_request(record, request)
-    if not record.is_file():
-        write_json(record, request)
+def _refuse_another(out: Path, request: dict[str, Any], plan: TrainingPlan) -> None:
+    """Refuse activations or a plan that differ from those that the folder was begun with."""
+    check_request(out / _CAPTURE, request)
+    known, defaults = read_record(out / _PLAN), _as_json(TrainingPlan())
+    # Options that an older record does not have were at their defaults.
+    asked = {name: value for name, value in _as_json(plan).items() if name in known or value != defaults[name]}
+    check_request(out / _PLAN, asked)
 
 
-def _same_plan(record: Path, plan: TrainingPlan) -> None:
-    """The same for the plan; options that an older record does not have were at their defaults."""
-    defaults = dataclasses.asdict(TrainingPlan())
-    if record.is_file():
-        known = defaults | json.loads(record.read_text(encoding="utf-8"))
-        write_json(record, known)
-    _same_as_before(record, json.loads(json.dumps(dataclasses.asdict(plan))))
+def _keep(out: Path, request: dict[str, Any], plan: TrainingPlan) -> None:
+    """Write what later runs in this folder are held to, once nothing can refuse this one any more."""
+    for name, record in ((_CAPTURE, request), (_PLAN, _as_json(plan))):
+        if not (out / name).is_file():
+            write_json(out / name, record)
+
+
+def _as_json(plan: TrainingPlan) -> dict[str, Any]:
+    return dict(json.loads(json.dumps(dataclasses.asdict(plan))))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

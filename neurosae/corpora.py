@@ -47,8 +47,8 @@ def read_texts(source: str | Path) -> Iterator[str]:
     Raises
     ------
     UserError
-        No such corpus, another format, a file that is cut short, no column `text`, an entry that is no text: the
-        message names file and line.
+        No such corpus, another format, a file that is cut short, no column `text`, an entry that is no text or has
+        half of a surrogate pair: the message names file and line.
     """
     if str(source).startswith(HUB):
         yield from _read_hub(str(source))
@@ -77,6 +77,8 @@ def identity(source: str | Path) -> str:
         No such corpus.
     """
     name = str(source)
+    if name.startswith(HUB):
+        name = name.removesuffix("#train")  # what is read without a split
     local = Path(_hub_parts(name)[0] if name.startswith(HUB) else name)
     if name.startswith(HUB):
         return f"{name} {folder_digest(local)}" if local.is_dir() else name
@@ -125,7 +127,7 @@ def _read_jsonl(path: Path) -> Iterator[str]:
             if line.strip():
                 try:
                     entry = json.loads(line)
-                except ValueError:
+                except (ValueError, RecursionError):  # the latter where it is nested too deeply
                     entry = None
                 yield _checked(entry, f"{path}:{number}")
 
@@ -175,6 +177,10 @@ def _checked(entry: Any, where: str) -> str:
     text = entry.get("text") if isinstance(entry, dict) else None
     if not isinstance(text, str):
         raise UserError("This entry has no 'text' that is a string", where=where)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"This text is no valid Unicode: {error}", where=where) from None
     return text
 
 

@@ -114,8 +114,8 @@ def load(
     Parameters
     ----------
     name_or_path : str
-        "smollm2-135m-instruct" (bundled: fetched once as a package, offline from then on), a Hugging Face name, or a
-        local folder with a transformers checkpoint.
+        "smollm2-135m-instruct" (bundled: fetched once as a package, offline from then on), a Hugging Face name, one of
+        TransformerLens' short names ("gpt2-small", "gemma-2-2b"), or a local folder with a transformers checkpoint.
     device : {"auto", "cpu", "cuda", "mps"} or "cuda:1" and the like
         "auto" takes CUDA if there is one, else the CPU.
     dtype : {"float32", "bfloat16", "float16"}
@@ -138,6 +138,7 @@ def load(
     if device_map is not None and device_map not in DEVICE_MAPS:
         raise unknown_name("device map", device_map, DEVICE_MAPS, where="--device-map")
     where = resolve_device(device)
+    name_or_path = _hugging_face_name(name_or_path)
     local = prepare() if name_or_path == DEFAULT else None
     hf_model, tokenizer = _from_pretrained(str(local or name_or_path), DTYPES[dtype], device_map)
     hf_model = hf_model.eval() if device_map else hf_model.to(where).eval()
@@ -219,6 +220,21 @@ def resolve_device(device: str) -> torch.device:
         raise UserError(
             f"Device '{device}' is not available here", where="--device", allowed="auto, cpu, cuda, mps"
         ) from error
+
+
+def _hugging_face_name(name: str) -> str:
+    """Many SAEs name their language model as TransformerLens does.
+
+    Examples
+    --------
+    >>> _hugging_face_name("gemma-2-2b"), _hugging_face_name("openai/gpt-oss-20b")
+    ('google/gemma-2-2b', 'openai/gpt-oss-20b')
+    """
+    if name == DEFAULT or "/" in name or Path(name).exists():
+        return name
+    from transformer_lens.supported_models import MODEL_ALIASES
+
+    return next((official for official, short in MODEL_ALIASES.items() if name in short), name)
 
 
 def _from_pretrained(source: str, dtype: torch.dtype, device_map: str | None) -> tuple[Any, Any]:

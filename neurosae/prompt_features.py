@@ -161,7 +161,7 @@ def neuronpedia_id(spec: str, model: str | None = None) -> str | None:
     >>> neuronpedia_id("llama_scope_lxr_8x/l31r_8x")
     'llama3.1-8b/31-llamascope-res-32k'
     """
-    name = spec.rpartition("@")[0] or spec
-    if any(local in loading.bundled() or Path(local).exists() for local in (spec, name)):
+    name, _ = loading.split(spec)
+    if name in loading.bundled() or Path(name).exists():
         return None
     return registry.resolve(name, model).neuronpedia

@@ -44,13 +44,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from neurosae.errors import UserError, unknown_name
+from neurosae.inference.linear import T_CAP
 from neurosae.rsa.pairs import KINDS, indicators, label_codes
 from neurosae.rsa.profiles import score_profiles
 from neurosae.rsa.results import FeatureScores, Reason, Table, as_table, collect, dense_blocks, explained, is_sparse
 from neurosae.rsa.scores import score_scalar
-
-T_CAP = 1e12
-"""Value of |t| for a perfect separation (no variance within the conditions): above every |t| that float64 resolves."""
 
 BLOCK_SIZE = 1024  # features held at a time
 ZERO_VARIANCE = 1e-12  # sum of squares, relative to the uncentred one, that is only rounding

@@ -21,14 +21,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from experiments import capture
+from experiments import capture, train_sae
 from neurosae.errors import UserError
 from neurosae.forward import at_site
 from neurosae.models import LanguageModel
 from neurosae.norms import LIMIT, median_norms
 from neurosae.sae import activations
 from neurosae.sae.activations import ContextPlan, capture_shards, capture_sites, clean_activations
-from neurosae.sae.shards import ShardReader, export_npy, open_shards, read_index
+from neurosae.sae.shards import ShardReader, export_npy, open_shards, read_index, shards_digest
 from neurosae.sites import Site
 from tests.conftest import TEXTS
 
@@ -90,8 +90,49 @@ def test_the_index_can_be_read_by_others(captured: Path) -> None:
     assert (texts == 1).all()  # a shard covers whole texts
 
 
+def test_numbers_of_texts_are_those_of_the_corpus_behind_skipped_ones(
+    language_model: LanguageModel, tmp_path: Path
+) -> None:
+    """Where a capture skips texts (those held out), the index still leads to the text in the corpus."""
+    asked = ASKED | {"n_tokens": 600, "first_text": 5}
+    capture_shards(language_model, itertools.islice(CORPUS, 5, None), SITE, tmp_path, **asked)
+    index = read_index(tmp_path)
+    assert index["text"].min() == 5
+    assert set(index.dtypes) == {np.dtype(np.int32)}
+    whole = index[(index["text"] - 5) % PLAN.sentences_every != 0]
+    for number, rows in whole.groupby("text"):
+        assert set(rows["token_id"]) <= set(language_model.token_ids([CORPUS[number]])[0])
+        assert rows["position"].max() == PLAN.context - 1 or len(language_model.token_ids([CORPUS[number]])[0]) < 12
+    with pytest.raises(UserError, match="another first_text"):
+        capture_shards(language_model, CORPUS, SITE, tmp_path, **ASKED | {"n_tokens": 900})
+    # A folder of an earlier version says nothing: it counts from 0, until a capture that knows goes on with it.
+    record = json.loads((tmp_path / "shards.json").read_text())
+    del record["first_text"]
+    (tmp_path / "shards.json").write_text(json.dumps(record))
+    assert read_index(tmp_path)["text"].min() == 0
+    capture_shards(language_model, itertools.islice(CORPUS, 5, None), SITE, tmp_path, **asked)
+    pd.testing.assert_frame_equal(read_index(tmp_path), index)
+
+
 class Killed(Exception):
     """Stands for a kill: nothing after it runs."""
+
+
+def test_training_records_how_many_texts_it_held_out(
+    corpus: Path, language_model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def keep(*_: object, **given: object) -> None:
+        asked.update(given)
+        raise Killed
+
+    monkeypatch.setattr(train_sae, "_reader", lambda _: language_model)
+    monkeypatch.setattr(train_sae, "capture_shards", keep)
+    options = train_sae.read_options([str(corpus), "--held-out", "7", "--out", str(tmp_path / "out")])
+    with pytest.raises(Killed):
+        train_sae.captured(options, train_sae.plan_of(options), str(corpus))
+    assert asked["first_text"] == 7
 
 
 @pytest.mark.parametrize("at", [3, 70, 130])
@@ -263,6 +304,26 @@ def test_what_float16_cannot_hold_is_told(tmp_path: Path, acts_TD: torch.Tensor)
         export_npy(tmp_path, "float16")
     assert not [path for path in tmp_path.iterdir() if not path.name.startswith("part")]
     assert np.load(export_npy(tmp_path))[500, 3] == float(acts_TD[500, 3])
+
+
+def test_the_digest_is_of_the_activations_alone(tmp_path: Path, acts_TD: torch.Tensor) -> None:
+    write_shards(tmp_path, [*acts_TD.split(300)])
+    before = shards_digest(tmp_path)
+    export_npy(tmp_path)
+    (tmp_path / "shards.json").write_text("{}")
+    (tmp_path / "notes.txt").write_text("x")
+    assert shards_digest(tmp_path) == before
+    found = {before}
+    for parts in (acts_TD.split(350), (acts_TD * 1.5).split(300), acts_TD[:600].split(300), acts_TD.half().split(300)):
+        for path in tmp_path.glob("part*"):
+            path.unlink()
+        write_shards(tmp_path, [*parts])
+        found.add(shards_digest(tmp_path))
+    assert len(found) == 5
+    assert shards_digest(tmp_path, 3) != shards_digest(tmp_path, 300)
+    write_shards(tmp_path, [acts_TD[:2], acts_TD[2:]])
+    (tmp_path / "part002.safetensors").unlink()
+    assert shards_digest(tmp_path) not in found
 
 
 def damage(folder: Path, how: str) -> None:

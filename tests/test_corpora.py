@@ -95,6 +95,13 @@ BAD: dict[str, tuple[str, bytes, str]] = {
     "not JSON": ("a.jsonl", b'{"text": "fine"}\n\n{"tex', r"a\.jsonl:3"),
     "null": ("a.jsonl", b'{"text": null}\n', r"a\.jsonl:1"),
     "a list": ("a.jsonl", b"[1]\n", r"a\.jsonl:1"),
+    "half of a surrogate pair": (
+        "a.jsonl",
+        b'{"text": "fine"}\n{"text": "broken \\ud83d"}\n',
+        r"a\.jsonl:2: .*Unicode",
+    ),
+    "half of one, encoded": ("a.jsonl", b'{"text": "broken \xed\xa0\xbd"}\n', r"a\.jsonl:1: .*Unicode"),
+    "nested without end": ("a.jsonl", b'{"text": "fine"}\n' + b"[" * 100_000 + b"\n", r"a\.jsonl:2"),
     "wrong encoding": ("a.jsonl", b'{"text": "fine"}\n{"text": "\xff"}\n', r"a\.jsonl:2"),
     "text in latin-1": ("a.txt", b"caf\xe9", r"a\.txt: .*utf-8"),
     "not compressed": ("a.jsonl.zst", b'{"text": "fine"}\n', r"a\.jsonl\.zst: .*read"),
@@ -176,6 +183,7 @@ def test_identity_follows_the_content(tmp_path: Path) -> None:
     assert identity(a / "train.jsonl") == identity(str(b / "train.jsonl"))
     kinds = [identity(source) for source in (a, a / "train.jsonl", f"hf:{a}", f"hf:{a}#test", "hf:a/name")]
     assert len(set(kinds)) == len(kinds)
+    assert identity("hf:a/name#train") == identity("hf:a/name")
     before = identity(f"hf:{b}")
     (b / "train.jsonl").write_bytes(lines(KNOWN[::-1]))
     assert identity(a) != identity(b)

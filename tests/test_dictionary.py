@@ -23,6 +23,7 @@ from scipy.stats import hypergeom
 from sklearn.metrics import roc_auc_score, silhouette_score
 
 from experiments import describe_sae
+from experiments.options import add_config, command, read
 from neurosae import dictionary_plots
 from neurosae.dictionary import members
 from neurosae.dictionary.census import census, telling_words, without
@@ -160,6 +161,7 @@ def test_shipped_lists_have_different_members_in_sentences_that_end(name: str) -
     [
         ("", "valid dictionary"),
         ("name: [", "No member list"),
+        ("name: " + "[" * 2000, "No member list"),
         ("name: a\ncarriers: ['A {member}.', 'No slot.']\nmembers: [x, y]", "once in each"),
         ("name: a\ncarriers: ['A {member}.']\nmembers: [x, y]", "once in each"),
         ("name: a\ncarriers: ['A {member}.', 'B {member}.']\nmembers: [x, x]", "none twice"),
@@ -179,6 +181,18 @@ def test_unknown_member_lists_are_refused() -> None:
         members.load("element")
     with pytest.raises(UserError, match="No member list"):
         members.load("missing.yaml")
+
+
+def test_lists_of_one_name_are_refused(tmp_path: Path) -> None:
+    """Results are kept by name: the first would be lost."""
+    path = tmp_path / "own.yaml"
+    path.write_text("name: months\ncarriers: ['A {member}.', 'B {member}.']\nmembers: [x, y]")
+    with pytest.raises(UserError, match=r"--members: 'months' and '.*own\.yaml' are both lists named 'months'"):
+        members.load_all(["colours", "months", str(path)])
+    with pytest.raises(UserError, match="'months' and 'months'"):
+        members.load_all(["months", "months"])
+    assert [each.name for each in members.load_all(["colours", str(path)])] == ["colours", "months"]
+    assert [each.name for each in members.load_all(["all"])] == list(members.available())
 
 
 def mention_table(n_members: int, n_carriers: int) -> pd.DataFrame:
@@ -466,6 +480,14 @@ def test_figures_show_what_the_tables_say(rng: np.random.Generator) -> None:
     plt.close("all")
 
 
+def test_a_configuration_nested_without_end_is_told(tmp_path: Path) -> None:
+    (tmp_path / "deep.yaml").write_text("k: " + "[" * 2000)
+    p = command("describe_sae", None)
+    add_config(p)
+    with pytest.raises(UserError, match=r"deep\.yaml: The configuration cannot be read"):
+        read(p, ["--config", str(tmp_path / "deep.yaml")])
+
+
 def test_the_command_describes_the_bundled_sae(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "two.yaml").write_text(
         "name: two\ncarriers: ['They saw {member} there.', 'It was {member} again.']\nmembers: [gold, Peru, tin]"
@@ -500,6 +522,9 @@ def test_the_command_describes_the_bundled_sae(tmp_path: Path, capsys: pytest.Ca
         (["no-such-sae"], "no-such-sae"),
         (["--texts", "-1"], "--texts"),
         (["--background", "0"], "--background"),
+        (["--keywords", "found"], "--keywords needs --corpus"),
+        (["--texts", "100"], "--texts needs --corpus"),
+        (["--members", "months", "months"], "'months' and 'months'"),
     ],
 )
 def test_the_command_says_what_is_wrong(

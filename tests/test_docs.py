@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import json
 import pkgutil
 import re
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import neurosae
+from neurosae.sae import loading
 
 ROOT = Path(__file__).parents[1]
 MODULES = [m.name for m in pkgutil.walk_packages(neurosae.__path__, "neurosae.") if "__main__" not in m.name]
@@ -43,3 +45,16 @@ def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize(("name", "folder"), loading.bundled().items())
+def test_the_card_of_a_bundled_sae_is_about_its_weights(name: str, folder: Path) -> None:
+    config = json.loads((folder / "cfg.json").read_text(encoding="utf-8"))
+    about = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert about["plan"]["n_latents"] == config["d_sae"]
+    assert f"{config['d_sae']:,} latents" in card
+    assert f'load("{name}")' in card
+    for figures in about["held_out"].values():
+        assert f"| {figures['fvu_clean']:.3f} |" in card
+        assert f"| {figures['l0']:.1f} |" in card

@@ -164,6 +164,7 @@ def test_a_gated_model_says_what_to_do_and_keeps_the_token_secret(
         ("HF_TOKEN=abc\n", "abc"),
         ("# a comment\nOTHER=1\nexport HF_TOKEN = 'abc'\r\n", "abc"),
         ('HF_TOKEN="a=b"\n', "a=b"),
+        ("HF_TOKEN=abc # of the lab\n", "abc"),
         ("HF_TOKEN=\n", None),
         ("MY_HF_TOKEN=abc\n", None),
         (None, None),
@@ -188,6 +189,7 @@ def test_the_mirror_of_dotenv_is_asked(hub: http.server.ThreadingHTTPServer, tmp
     done = python(tmp_path, *RUNNER, "--model", "nobody/gated", NO_PROXY="127.0.0.1")
     assert done.returncode == 2
     assert any("nobody/gated/resolve" in path for path, _ in handler.asked)
+    assert f"mirror from .env: http://127.0.0.1:{hub.server_port}" in done.stderr
 
 
 def test_a_model_spread_over_devices_computes_the_same(language_model: LanguageModel) -> None:

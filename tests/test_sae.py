@@ -62,6 +62,25 @@ def test_the_untrained_control_has_the_same_width_and_l0(sae: object) -> None:
     assert not torch.equal(control.W_dec, untrained_like(sae, x, seed=2).W_dec)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_the_untrained_control_takes_samples_of_any_precision(sae: object, dtype: torch.dtype) -> None:
+    x = (torch.randn(200, 576, generator=torch.Generator().manual_seed(2)) * 8).to(torch.bfloat16)
+    expected, control = untrained_like(sae, x.float()), untrained_like(sae, x.to(dtype))
+    assert control.dtype == control.W_enc.dtype == control.threshold.dtype == torch.float32
+    assert control.W_enc.device == sae.W_enc.device  # type: ignore[attr-defined]
+    for name, value in expected.state_dict().items():
+        assert torch.equal(control.state_dict()[name], value), name
+
+
+def test_the_untrained_control_reads_a_bounded_sample(sae: object) -> None:
+    """A long sample counts by 2,000 evenly spaced tokens, its ends included; a shorter one as a whole."""
+    x = torch.randn(7997, 576, generator=torch.Generator().manual_seed(2)) * 8  # every fourth of them
+    expected, control = untrained_like(sae, x[::4]), untrained_like(sae, x)
+    assert len(x[::4]) == 2000
+    assert torch.equal(control.threshold, expected.threshold)
+    assert torch.equal(control.b_dec, x[::4].mean(0))
+
+
 def test_broken_saes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Unknown SAE"):
         load("smolm2")

@@ -23,7 +23,7 @@ from scipy.special import log_softmax, rel_entr
 from experiments import evaluate_sae
 from neurosae import plots
 from neurosae.errors import UserError
-from neurosae.forward import run_batch
+from neurosae.forward import at_site, run_batch
 from neurosae.models import LanguageModel
 from neurosae.norms import LIMIT, median_norms
 from neurosae.sae.checkpoints import checkpoint_folder, load_checkpoint
@@ -241,6 +241,43 @@ def test_only_clean_activations_are_replaced(
     real_BT = torch.tensor([[True] * 4, [True, True, False, False]])
     mask_BT = clean_mask(x_BTD, real_BT, limit=10)
     assert mask_BT.tolist() == [[False, True, False, True], [False, True, False, False]]
+
+
+def test_activations_that_are_not_finite_are_refused(sae: Any, language_model: LanguageModel) -> None:
+    """One token would rule the naive FVU; what is behind the end of a text does not count."""
+    x_BTD, real_BT = torch.ones(2, 4, 3), torch.tensor([[True] * 4, [True, True, False, False]])
+    x_BTD[1, 2] = torch.nan
+    assert clean_mask(x_BTD, real_BT, limit=10).sum() == 4
+    for value in (torch.inf, -torch.inf, torch.nan):
+        for position in (0, 1):  # also where the sink is
+            harmed_BTD = x_BTD.clone()
+            harmed_BTD[1, position, 0] = value
+            with pytest.raises(UserError, match="not finite"):
+                clean_mask(harmed_BTD, real_BT, limit=10)
+
+    def overflow(x_BTD: torch.Tensor) -> torch.Tensor:
+        x_BTD = x_BTD.clone()
+        x_BTD[0, 1, 0] = torch.inf
+        return x_BTD
+
+    with at_site(language_model, site_of(sae), overflow), pytest.raises(UserError, match="not finite") as told:
+        evaluate(sae, language_model, TEXTS, context=CONTEXT, spliced_texts=1)
+    assert told.value.where == "--dtype"
+
+
+def test_no_strongest_texts_are_no_work(
+    sae: Any, measured: Measurement, language_model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sort(*_arguments: Any, **_options: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(torch, "unique_consecutive", sort)
+    monkeypatch.setattr(torch.Tensor, "sort", sort)
+    strongest = StrongestTexts(5, 0)
+    strongest.add(torch.ones(3, 5), torch.zeros(3).long(), torch.arange(3))
+    assert strongest.activation_NF.shape == strongest.text_NF.shape == strongest.token_NF.shape == (0, 5)
+    figures = evaluate(sae, language_model, TEXTS, context=CONTEXT, batch_size=2, spliced_texts=2)
+    assert figures == measured.evaluation
 
 
 def test_recovered_loss_is_undefined_where_zeros_do_no_harm(measured: Measurement) -> None:

@@ -22,7 +22,7 @@ from neurosae.sae import registry
 from neurosae.sae.__main__ import main
 from neurosae.sae.formats import READERS, recognise
 from neurosae.sae.hub import hub_errors
-from neurosae.sae.loading import DEFAULT, declared_site, load, site_of
+from neurosae.sae.loading import DEFAULT, declared_site, identity, load, site_of
 from neurosae.sites import Site
 
 D, F, K = 6, 10, 3
@@ -629,7 +629,7 @@ def test_a_short_form_of_gemma_scope_2_needs_its_language_model() -> None:
         ("gemma-scope-2b-pt-ress/layer_0", "gemma-scope-2b-pt-res'"),
         ("llama_scope_lxr_8x/l15r_9x", "Did you mean 'l15r_8x'"),
         ("llama_scope_lxr_8x", "Try llama_scope_lxr_8x/"),
-        ("smollm2-135m-b15-6", DEFAULT),
+        ("smollm2-135m-b15-9", DEFAULT),
         ("L40R-8x", "Unknown SAE of release"),
         ("./not/here", "no file or folder"),
         ("/not/here", "no file or folder"),
@@ -739,3 +739,18 @@ def test_inspecting_does_not_load_a_language_model_library(tmp_path: Path) -> No
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_identity_of_a_file_depends_on_the_configuration_beside_it(tmp_path: Path) -> None:
+    folder, *_ = saelens(tmp_path / "x")
+    weights_file, config = folder / "sae_weights.safetensors", folder / "cfg.json"
+    before = identity(str(weights_file))
+    assert identity(str(weights_file)) == before
+    about = json.loads(config.read_text())
+    config.write_text(json.dumps(about | {"apply_b_dec_to_input": not about["apply_b_dec_to_input"]}))
+    assert identity(str(weights_file)) != before
+    path, *_ = llama_scope(tmp_path / "y")
+    before = identity(str(path / "checkpoints" / "final.safetensors"))
+    config = path / "hyperparams.json"
+    config.write_text(config.read_text().replace("0.7", "0.8"))
+    assert identity(str(path / "checkpoints" / "final.safetensors")) != before

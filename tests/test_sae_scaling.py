@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,11 +15,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from experiments import sae_scaling
 from neurosae import dictionary_plots
 from neurosae.dictionary.scaling import power_law, reconstruction
 from neurosae.sae import loading
+from neurosae.sae.shards import export_npy
+from neurosae.sites import Site
 
 WIDTHS = np.array([256, 512, 1024, 2048, 4096])
 
@@ -102,11 +106,104 @@ def test_the_smoke_test_runs_and_goes_on_cell_by_cell(tmp_path: Path, monkeypatc
     assert [path for path in done if path.stat().st_mtime_ns != done[path]] == [lost]
 
 
-def test_another_request_is_another_cell() -> None:
+def test_the_learning_rate_falls_with_the_root_of_the_width_whatever_the_default_plan() -> None:
     options = SimpleNamespace(epochs=1.0, batch_size=64, lr=7e-4, seed=0)
     plan, wide = (sae_scaling._plan(options, width, 8) for width in (64, 256))
-    assert plan.lr == pytest.approx(2 * wide.lr)  # 1 / sqrt(width)
+    assert plan.lr == pytest.approx(2 * wide.lr)
     assert (plan.n_latents, plan.k, plan.k_start) == (64, 8, 64)
+    assert sae_scaling._plan(options, 6144, 8).lr == 7e-4
+    asked = sae_scaling.parser().parse_args(["--smoke-test", "--out", "out"])
+    assert sae_scaling._plan(asked, 6144, 8).lr == 7e-4
+
+
+class Cells:
+    """The command with a language model, captures and trainings that do nothing, on a folder of shards."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder, self.trained = folder, 0
+        self.language_model = SimpleNamespace(name="model", fingerprint="model v1", device="cpu")
+        self.shards = folder / "shards"
+        self.shards.mkdir()
+        self.write_shard(1.0)
+        (self.shards / "shards.json").write_text(json.dumps({"model": "model", "site": "1"}))
+        for name in ("other", "more"):
+            (folder / f"{name}.txt").write_text(f"One text of {name}.\n\nTwo.\n\nThree.\n\nFour.")
+        fakes: dict[str, object] = {
+            "load_model": lambda *_: self.language_model,
+            "_read": lambda *_: SimpleNamespace(measure=lambda _: {}),
+            "_train": self._train,
+            "load": lambda *_: None,
+            "report": lambda *_: None,
+        }
+        for name, fake in fakes.items():
+            monkeypatch.setattr(sae_scaling, name, fake)
+
+    def write_shard(self, value: float) -> None:
+        acts_TD = torch.full((20, 4), value)
+        save_file({"acts": acts_TD, "last_row": torch.tensor(0)}, self.shards / "part000.safetensors")
+
+    def _train(self, *_: object) -> None:
+        self.trained += 1
+
+    def __call__(self, *change: str) -> bool:
+        """Whether this request trains a cell."""
+        before = self.trained
+        asked = ["--shards", str(self.shards), "--width", "64", "--k", "8", "--held-out", "3", "--members", "months"]
+        assert sae_scaling.main([*asked, "--background", "20", "--out", str(self.folder / "out"), *change]) == 0
+        assert len(list((self.folder / "out" / "cells").glob("width64-k*/cell.json"))) == self.trained
+        return self.trained > before
+
+
+def test_another_request_is_another_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trains = Cells(tmp_path, monkeypatch)
+    assert trains()
+    assert not trains()
+    held_out = [["--held-out-corpus", str(tmp_path / f"{name}.txt")] for name in ("other", "more")]
+    for change in (
+        ["--background", "21"],
+        ["--held-out", "4"],
+        *held_out,
+        ["--members", "colours"],
+        ["--lr", "1e-3"],
+        ["--seed", "1"],
+        ["--epochs", "2"],
+        ["--k", "9"],
+    ):
+        assert trains(*change)
+        assert not trains(*change)
+    trains.language_model.fingerprint = "model v2"
+    assert trains()
+
+
+def test_a_cell_depends_on_the_activations_not_on_what_lies_beside_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trains = Cells(tmp_path, monkeypatch)
+    assert trains()
+    export_npy(trains.shards)
+    assert not trains()
+    trains.write_shard(2.0)
+    assert trains()
+
+
+def test_texts_that_are_measured_on_are_not_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where --held-out-corpus names the corpus itself; the index counts the texts left out."""
+    texts = [f"Number {i}." for i in range(9)]
+    paths = [tmp_path / name for name in ("corpus.txt", "copy.txt", "other.txt")]
+    for path in paths:
+        path.write_text("\n\n".join(texts[::-1] if path.stem == "other" else texts))
+    captured: dict[str, object] = {}
+
+    def keep(_: object, read: Iterable[str], *__: object, **asked: object) -> None:
+        captured.update(asked, texts=list(read))
+
+    monkeypatch.setattr(sae_scaling, "capture_shards", keep)
+    for held_out, reserved in ((None, 4), (paths[0], 4), (paths[1], 4), (paths[2], 0)):
+        asked = ["--corpus", str(paths[0]), "--held-out", "4", "--out", str(tmp_path / "out")]
+        options = sae_scaling.parser().parse_args(asked + (["--held-out-corpus", str(held_out)] if held_out else []))
+        sae_scaling._shards(options, SimpleNamespace(name="model"), Site(1))
+        assert captured["texts"] == texts[reserved:]
+        assert captured["first_text"] == reserved
 
 
 @pytest.mark.parametrize(

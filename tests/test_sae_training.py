@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from sae_lens import SAE, BatchTopKTrainingSAE, JumpReLUSAE, StandardSAE, TopKSAE
+from sae_lens import SAE, BatchTopKTrainingSAE, JumpReLUSAE, StandardSAE, TopKSAE, TrainingSAE
 from sae_lens.saes.sae import TrainStepInput
 from sae_lens.synthetic import ConstantFiringProbabilityConfig, SyntheticModel, SyntheticModelConfig
 from safetensors.torch import load_file, save_file
@@ -23,8 +24,8 @@ from safetensors.torch import load_file, save_file
 from experiments import train_sae
 from neurosae.errors import UserError
 from neurosae.models import LanguageModel
-from neurosae.sae import overlap, training_data
-from neurosae.sae.activations import ContextPlan, clean_activations
+from neurosae.sae import activations, overlap, training_data
+from neurosae.sae.activations import ContextPlan, capture_shards, clean_activations, only_run
 from neurosae.sae.loading import load, site_of
 from neurosae.sae.saving import refuse_if_changed, save
 from neurosae.sae.training import train
@@ -188,6 +189,28 @@ def test_a_corrupted_save_is_refused(language_model: LanguageModel, tmp_path: Pa
             refuse_if_changed(sae, tmp_path, language_model, TEXTS[:2])
 
 
+def test_a_wrong_export_is_refused(
+    language_model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trained SAE in memory is the measure, not a second export by the same code."""
+    sample_TD = torch.cat([acts for acts, _ in clean_activations(language_model, TEXTS, Site(2), 32)])
+    sae = initial_sae(TrainingPlan(n_latents=1200, k=8), sample_TD, 1.0, {"hook_name": str(Site(2))})
+    sae.cfg.normalize_activations = "none"
+    sae.topk_threshold = threshold_for(sae, sample_TD, 8).double()
+    save(sae, tmp_path / "sound")
+    refuse_if_changed(sae, tmp_path / "sound", language_model, TEXTS[:2])
+    export = type(sae).process_state_dict_for_saving_inference
+
+    def broken(trained: TrainingSAE, tensors: dict[str, torch.Tensor]) -> None:
+        export(trained, tensors)
+        tensors["W_dec"] = 0.3 * tensors["W_dec"]
+
+    monkeypatch.setattr(type(sae), "process_state_dict_for_saving_inference", broken)
+    save(sae, tmp_path / "broken")
+    with pytest.raises(UserError, match="differs from the trained one"):
+        refuse_if_changed(sae, tmp_path / "broken", language_model, TEXTS[:2])
+
+
 class Killed(Exception):
     """Stands for a kill in the middle of a training."""
 
@@ -240,6 +263,51 @@ def test_a_checkpoint_of_a_training_of_another_length_is_refused(
         train(ShardData(shards, 512, 0), dataclasses.replace(SHORT, epochs=4), tmp_path, metadata=METADATA)
 
 
+def test_a_checkpoint_of_another_plan_is_refused(planted: tuple[Path, SyntheticModel], tmp_path: Path) -> None:
+    """Also that of a finished training, whose SAE would pass for the one asked for."""
+    shards, _ = planted
+    train(ShardData(shards, 512, 0), SHORT, tmp_path, metadata=METADATA)
+    with pytest.raises(UserError, match="training with another lr"):
+        train(ShardData(shards, 512, 0), dataclasses.replace(SHORT, lr=0.1), tmp_path, metadata=METADATA)
+
+
+def test_two_runs_never_train_into_one_folder(planted: tuple[Path, SyntheticModel], tmp_path: Path) -> None:
+    shards, _ = planted
+    out = tmp_path / "out"
+
+    class StartedTwice(ShardData):
+        def __next__(self) -> torch.Tensor:
+            if self.step == 1:
+                with pytest.raises(UserError, match="--out: Another run is writing to"):
+                    train(ShardData(shards, 512, 0), SHORT, out, metadata=METADATA)
+            return super().__next__()
+
+    train(StartedTwice(shards, 512, 0), SHORT, out, metadata=METADATA)
+    assert {path.name for path in out.iterdir()} == {"checkpoints", "training.csv"}
+    train(ShardData(shards, 512, 0), SHORT, out, metadata=METADATA)
+
+
+def test_two_runs_never_capture_into_one_folder(language_model: LanguageModel, tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"n_tokens": 30, "plan": ContextPlan(24)}
+
+    def started_twice() -> Iterator[str]:
+        with pytest.raises(UserError, match="--out: Another run is writing to"):
+            capture_shards(language_model, TEXTS, Site(1), tmp_path / "acts", **asked)
+        yield from TEXTS
+
+    capture_shards(language_model, started_twice(), Site(1), tmp_path / "acts", **asked)
+    assert {path.suffix for path in (tmp_path / "acts").iterdir()} == {".safetensors", ".parquet", ".json"}
+
+
+def test_a_refused_run_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="refused"), only_run(tmp_path / "new"):
+        raise UserError("refused")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be written"), only_run(tmp_path / "file"):
+        pass
+
+
 def test_a_loss_that_is_not_finite_stops_at_its_step_and_keeps_the_checkpoint(
     planted: tuple[Path, SyntheticModel], tmp_path: Path
 ) -> None:
@@ -286,9 +354,9 @@ def test_the_threshold_makes_k_latents_active(x_TD: torch.Tensor) -> None:
         ({"k": 200}, "k_start is 128"),
         ({"architecture": "topk", "sparsity_coefficient": 1.0}, "no sparsity loss"),
         ({"architecture": "standard", "sparsity_coefficient": -1.0}, "above 0"),
-        ({"matryoshka_widths": (10, 6144)}, "no nested"),
-        ({"architecture": "matryoshka", "matryoshka_widths": (100, 50, 6144)}, "rising"),
-        ({"architecture": "matryoshka", "matryoshka_widths": (100, 500)}, "up to the 6144"),
+        ({"matryoshka_widths": (10, 9216)}, "no nested"),
+        ({"architecture": "matryoshka", "matryoshka_widths": (100, 50, 9216)}, "rising"),
+        ({"architecture": "matryoshka", "matryoshka_widths": (100, 500)}, "up to the 9216"),
     ],
 )
 def test_plans_that_cannot_be_are_refused(change: dict[str, Any], message: str) -> None:
@@ -328,18 +396,81 @@ def test_a_stream_taken_up_again_gives_no_text_twice(
     language_model: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From its position on, it gives what the texts behind it give, and nothing else."""
-    monkeypatch.setattr(training_data, "_CHUNK", 8)
+    monkeypatch.setattr(activations, "_CHUNK", (8, 8))
     data = stream(language_model, 600)
     next(data)
     assert 0 < data.position < len(LONGER)
     behind = CONTEXTS.contexts(LONGER, skip=data.position)
-    chunks = iter(lambda: [text for _, text in itertools.islice(behind, 8)], [])
+    chunks = [[text for _, text in chunk] for chunk in activations._chunks(behind, 8)]
     parts = [acts for chunk in chunks for acts, _ in clean_activations(language_model, chunk, Site(1), 24)]
     expected_TD = torch.cat(parts).bfloat16().float()
     later = stream(language_model, len(expected_TD), batch_size=1)
     later.position = data.position
     given_TD = torch.cat([next(later) for _ in range(len(expected_TD))])
     np.testing.assert_array_equal(np.sort(given_TD[:, 0]), np.sort(expected_TD[:, 0]))
+
+
+def test_a_stream_taken_up_again_loses_no_sentence(
+    language_model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read together are whole texts: behind the position are all contexts that were not read."""
+    read: list[str] = []
+
+    def listening(language_model: LanguageModel, texts: list[str], *more: Any) -> Iterator[tuple[torch.Tensor, int]]:
+        read.extend(texts)
+        return clean_activations(language_model, texts, *more)
+
+    monkeypatch.setattr(training_data, "clean_activations", listening)
+    monkeypatch.setattr(activations, "_CHUNK", (3, 3))
+    data = stream(language_model, 600, batch_size=15, buffer_tokens=30)
+    for _ in range(10):
+        next(data)
+        behind = [text for _, text in CONTEXTS.contexts(LONGER, skip=data.position)]
+        assert read + behind == [text for _, text in CONTEXTS.contexts(LONGER)]
+
+
+STREAMED = TrainingPlan(n_latents=64, k=3, k_start=3, batch_size=50, epochs=1)
+
+
+def test_a_finished_stream_is_taken_up_without_reading(language_model: LanguageModel, tmp_path: Path) -> None:
+    def nothing_left() -> Iterator[str]:
+        raise AssertionError("the corpus is read")
+
+    data = stream(language_model, 400)
+    first = train(data, STREAMED, tmp_path, metadata=METADATA, checkpoint_every=3)
+    again = StreamData(language_model, nothing_left, Site(1), CONTEXTS, n_tokens=400, batch_size=50, buffer_tokens=150)
+    second = train(again, STREAMED, tmp_path, metadata=METADATA, checkpoint_every=3)
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(second.state_dict()[name], tensor), name
+    assert (again.position, second.cfg.metadata.l0) == (data.position, first.cfg.metadata.l0)
+    assert len(pd.read_csv(tmp_path / "training.csv")) == 1
+
+
+def test_a_killed_stream_goes_on_counting(
+    language_model: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it gave before the checkpoint, its scale and its sample are kept; the buffer is not, which is told."""
+    monkeypatch.setattr(activations, "_CHUNK", (8, 8))
+    n = len(everything(language_model))
+
+    class DyingStream(StreamData):
+        def __next__(self) -> torch.Tensor:
+            if self._given == 250:
+                raise Killed
+            return super().__next__()
+
+    dying = DyingStream(
+        language_model, lambda: iter(LONGER), Site(1), CONTEXTS, n_tokens=n, batch_size=50, buffer_tokens=150
+    )
+    with pytest.raises(Killed):
+        train(dying, STREAMED, tmp_path, metadata=METADATA, checkpoint_every=4)
+    position = json.loads((tmp_path / "checkpoints" / "200" / "position.json").read_text())["position"]
+    behind = [text for _, text in CONTEXTS.contexts(LONGER, skip=position)]
+    left = sum(len(acts) for acts, _ in clean_activations(language_model, behind, Site(1), 24))
+    later = stream(language_model, n)
+    with pytest.raises(UserError, match=rf"gave {200 + left:,} clean tokens, {n:,} were asked.*buffer .* lost"):
+        train(later, STREAMED, tmp_path, metadata=METADATA, checkpoint_every=10_000)
+    assert torch.equal(later.sample(100), dying.sample(100))
 
 
 def test_a_stream_that_ends_early_says_how_much_there_was(language_model: LanguageModel, tmp_path: Path) -> None:
@@ -354,14 +485,20 @@ def test_a_stream_that_ends_early_says_how_much_there_was(language_model: Langua
         StreamData(language_model, lambda: iter(TEXTS), Site(1), ContextPlan(1), n_tokens=10, batch_size=5)
 
 
-def test_the_log_survives_half_a_row_and_goes_back_to_a_step(tmp_path: Path) -> None:
+@pytest.mark.parametrize("half", ["4", "40", "40,", "40,0."])
+@pytest.mark.parametrize("step", [20, 30])
+def test_the_log_survives_half_a_row_and_goes_back_to_a_step(tmp_path: Path, half: str, step: int) -> None:
     path = tmp_path / "training.csv"
     log = TrainingLog(path)
     for step in (10, 20, 30):
         log.write({"step": step, "fvu": step / 100})
-    path.write_text(path.read_text() + "40")
-    TrainingLog(path, step=20).write({"step": 30, "fvu": 0.5})
-    assert path.read_text().split() == ["step,fvu", "10,0.1", "20,0.2", "30,0.5"]
+    path.write_text(path.read_text() + half)
+    TrainingLog(path, step=step).write({"step": step + 10, "fvu": 0.5})
+    rows = ["step,fvu", "10,0.1", "20,0.2", "30,0.3"]
+    assert path.read_text().split() == [*rows[: 1 + step // 10], f"{step + 10},0.5"]
+    path.write_text("ste")
+    TrainingLog(path).write({"step": 10, "fvu": 0.5})
+    assert path.read_text().split() == ["step,fvu", "10,0.5"]
 
 
 def test_a_log_that_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -370,6 +507,30 @@ def test_a_log_that_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setitem(__import__("sys").modules, "wandb", None)  # as if it were not installed
     with pytest.raises(UserError, match=r"neurosae\[logging\]"):
         TrainingLog(tmp_path / "training.csv", also="wandb")
+
+
+def test_every_training_is_a_wandb_run_of_its_own_and_ends(
+    planted: tuple[Path, SyntheticModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in wandb, `init` gives the run under way as long as there is one."""
+    runs: list[SimpleNamespace] = []
+
+    def init(**_: Any) -> SimpleNamespace:
+        if not runs or runs[-1].ended:
+            run = SimpleNamespace(rows=[], ended=False)
+            run.log = lambda row, step: run.rows.append((step, row["tokens"]))
+            run.finish = lambda: setattr(run, "ended", True)
+            runs.append(run)
+        return runs[-1]
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init, Error=RuntimeError))
+    shards, _ = planted
+    for name in ("a", "b"):
+        train(ShardData(shards, 512, 0), SHORT, tmp_path / name, metadata=METADATA, log="wandb")
+    with pytest.raises(Killed):
+        train(Dying(shards, 512, 0), SHORT, tmp_path / "c", metadata=METADATA, log="wandb")
+    assert [[step for step, _ in run.rows] for run in runs] == [[10, 20, 30, 40, 46]] * 2 + [[10, 20, 30]]
+    assert all(run.ended for run in runs)
 
 
 def test_tensorboard_gets_the_same_rows(tmp_path: Path) -> None:
@@ -412,7 +573,18 @@ def test_the_command_ends_with_an_sae_that_others_can_read(corpus: Path, tmp_pat
     assert len(pd.read_csv(out / "sae" / "training.csv")) >= 1
     assert overlap.overlap(["It was day 3, and much was left to do."], out / "sae")[0] == 1
     assert (out / "shards").exists() == ("--streaming" not in how)
-    assert {path.name for path in out.iterdir()} <= {"capture.json", "plan.json", "shards", "sae", "training.csv"}
+    records = {"capture.json", "plan.json", "training.csv"}
+    assert {path.name for path in out.iterdir()} <= {*records, "shards", "sae", "checkpoints"}
+
+
+@pytest.mark.slow
+def test_a_finished_streaming_command_gives_the_same_again(corpus: Path, tmp_path: Path) -> None:
+    command = [str(corpus), "--out", str(tmp_path / "out"), "--site", "2", *TINY, "--streaming", "--buffer", "100"]
+    weights = tmp_path / "out" / "sae" / "sae_weights.safetensors"
+    assert train_sae.main(command) == 0
+    before = weights.read_bytes()
+    assert train_sae.main(command) == 0
+    assert weights.read_bytes() == before
 
 
 @pytest.mark.slow
@@ -441,6 +613,51 @@ def test_the_command_never_mixes_two_requests(
     assert "begun with another" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("how", [[], ["--streaming"]])
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["--site", "99"], "no block 99"),
+        (["--model", "./typo"], "could not be loaded"),
+        (["--context", "1"], "context of 1"),
+        (["--held-out", "1000"], "no text behind the first 1,000"),
+        (["--tokens", "0"], "0 tokens"),
+    ],
+)
+def test_a_refused_command_does_not_refuse_the_corrected_one(
+    corpus: Path, tmp_path: Path, wrong: list[str], message: str, how: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert train_sae.main([str(corpus), "--out", str(out), *TINY, *how, *wrong]) == 2
+    assert message in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_the_command_refuses_too_few_epochs_before_it_keeps_a_record(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train_sae.main([str(corpus), "--out", str(tmp_path / "out"), *TINY, "--epochs", "0.01"]) == 2
+    assert "less than one batch" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_record_of_a_plan_is_read_with_care(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = tmp_path / "out" / "plan.json"
+    record.parent.mkdir()
+    command = [str(corpus), "--out", str(record.parent), *TINY]
+    record.write_text('{"k": 4, ')
+    assert train_sae.main(command) == 2
+    assert "plan.json is damaged" in capsys.readouterr().err
+    older = {"architecture": "batchtopk", "n_latents": 64, "k": 4, "batch_size": 64}
+    record.write_text(json.dumps(older))
+    assert train_sae.main([*command, "--k", "5", "--seed", "1"]) == 2
+    assert "begun with another k, seed" in capsys.readouterr().err
+    assert json.loads(record.read_text()) == older
+    train_sae._refuse_another(record.parent, {}, train_sae.plan_of(train_sae.read_options(command)))
+
+
 def test_a_configuration_file_says_what_the_command_line_says(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     path.write_text(
@@ -464,7 +681,7 @@ def test_a_configuration_file_says_what_the_command_line_says(tmp_path: Path) ->
         (["--shards", "x", "--tokens", "5"], "--tokens has no meaning"),
         (["--shards", "empty"], "no activation shards"),
         (["c.txt", "--architecture", "top-k"], "Did you mean 'topk'"),
-        (["c.txt", "--k", "7000"], "1 to the 6144 latents"),
+        (["c.txt", "--k", "10000"], "1 to the 9216 latents"),
         (["c.txt", "--held-out", "0"], "0 texts held out"),
         (["c.txt", "--config", "none.yaml"], "none.yaml"),
         (["--config", "key.yaml"], "Did you mean 'latents'"),

@@ -15,6 +15,7 @@ from sae_lens.saes.sae import SAEMetadata
 
 from experiments import check_sae
 from neurosae.errors import UserError
+from neurosae.forward import at_site
 from neurosae.models import LanguageModel
 from neurosae.norms import calibration_texts, median_norms
 from neurosae.sae.decoder_check import check_decoder, paired_cosine
@@ -68,6 +69,19 @@ def small_sae(d_model: int, n_latents: int, site: Site = Site(3)) -> Any:
     return sae
 
 
+def planted(k: float, shrinkage: float, *, n_tokens: int = 300, seed: int = 0) -> tuple[Any, torch.Tensor]:
+    """The true dictionary of sparse activations, with codes that are too small by `shrinkage`."""
+    d_model, n_latents = 256, 512
+    sae = small_sae(d_model, n_latents)
+    sae.cfg.apply_b_dec_to_input = False
+    sae.b_dec.data.zero_()
+    sae.b_enc.data.fill_(-shrinkage)
+    generator = torch.Generator().manual_seed(seed)
+    active = torch.rand(n_tokens, n_latents, generator=generator) < k / n_latents
+    codes = active * (torch.rand(n_tokens, n_latents, generator=generator) * 2 + 0.5)
+    return sae, codes @ sae.W_dec.data + 0.02 * torch.randn(n_tokens, d_model, generator=generator)
+
+
 def test_the_right_one_fits_by_a_margin(sae: Any, activations: Activations) -> None:
     found = check(sae, activations, 4)
     assert found.fits
@@ -102,6 +116,74 @@ def test_a_scaling_that_was_not_folded_is_found(sae: Any, activations: Activatio
     assert found.best.fvu_clean < 0.3 < found.declared.fvu_clean
     assert "multiplied by about" in found.sentence
     assert ("square root of d_model" in found.sentence) == (factor == "root")
+
+
+@pytest.mark.parametrize(("k", "shrinkage"), [(8, 0.4), (8, 0.6), (8, 0.8), (4, 1.1), (20, 0.8)])
+def test_shrinkage_is_no_scaling(k: int, shrinkage: float) -> None:
+    """Other scales than 1 leave less, up to a factor of 2.8, but only because they undo the shrinkage."""
+    sae, x_TD = planted(k, shrinkage)
+    own = site_of(sae)
+    some = {own: x_TD, Site(2): x_TD.flip(1)}
+    found = compare_readings(sae, some)
+    assert found.fits, found.sentence
+    assert found.best.reading == found.declared.reading
+    other = compare_readings(changed(sae, Site(2)), some)
+    assert not other.fits
+    assert (other.best.reading.site, other.best.reading.scale) == (own, 1.0)
+    assert "scaling" not in other.sentence
+
+
+def test_shrinkage_is_no_normalisation_of_tokens_either() -> None:
+    """Tokens of nearly one length, somewhat below the square root of d_model."""
+    sae, x_TD = planted(20, 0.8)
+    factor = 0.75 * 16 / float(x_TD.norm(dim=1).mean())
+    x_TD *= factor
+    sae.b_enc.data *= factor
+    found = compare_readings(sae, {site_of(sae): x_TD, Site(2): x_TD.flip(1)})
+    assert found.fits, found.sentence
+
+
+def test_a_normalisation_of_tokens_is_found() -> None:
+    sae, x_TD = planted(20, 0.6)
+    sae.b_enc.data *= 16 / float(x_TD.norm(dim=1).mean())
+    x_TD *= torch.randn(len(x_TD), 1, generator=torch.Generator().manual_seed(3)).exp() / x_TD.norm(dim=1, keepdim=True)
+    found = compare_readings(sae, {site_of(sae): x_TD, Site(2): x_TD.flip(1)})
+    assert not found.fits
+    assert found.best.reading.per_token
+    assert "every token has to be brought to norm" in found.sentence
+
+
+def test_a_usual_scaling_is_found_below_a_factor_of_two(sae: Any, activations: Activations) -> None:
+    """Activations of such a size that 1.5 brings their mean norm to the square root of d_model."""
+    some = {site: activations[site] for site in list(activations)[:2]}
+    own = site_of(sae)
+    size = float(some[own].shape[1] ** 0.5 / some[own].norm(dim=1).mean()) / 1.5
+    in_units = {name: getattr(sae, name).data * size * 1.5 for name in ("b_enc", "b_dec", "threshold")}
+    found = check(changed(sae, **in_units), {site: x_TD * size for site, x_TD in some.items()})
+    assert found.declared.fvu_clean < 0.6
+    assert not found.fits
+    assert found.best.reading.scale == pytest.approx(1.5, rel=0.2)
+    assert "square root of d_model" in found.sentence
+
+
+def test_a_dense_reading_does_not_hide_the_sparse_one_of_its_site() -> None:
+    """The inputs are too small by a factor of four or more; with even larger factors noise passes every threshold."""
+    generator = torch.Generator().manual_seed(5)
+    sae = small_sae(16, 32)
+    basis = torch.linalg.qr(torch.randn(16, 16, generator=generator)).Q
+    sae.W_dec.data = torch.cat([basis, -basis])
+    sae.W_enc.data = sae.W_dec.data.T.contiguous()
+    sae.b_dec.data.zero_()
+    sae.b_enc.data.fill_(-4 * 0.5)
+    active = torch.rand(300, 16, generator=generator) < 0.15
+    codes = 0.1 * torch.randn(300, 16, generator=generator) + active * (1 + torch.rand(300, 16, generator=generator))
+    x_TD = codes.clamp(max=1.9) @ basis
+    found = compare_readings(sae, {Site(3): x_TD, Site(2): x_TD[:, torch.randperm(16, generator=generator)]})
+    assert not found.fits
+    assert found.best.reading.site == Site(3)
+    assert found.best.fvu_clean < 0.2
+    assert 2 < found.best.l0 <= 8
+    assert "multiplied by about" in found.sentence
 
 
 @pytest.mark.parametrize(("repair", "shift"), [("reshaped", 0), ("another order", 1)])
@@ -276,6 +358,28 @@ def test_captured_tokens_are_the_same_clean_ones_at_every_site(language_model: L
         np.testing.assert_allclose(clean[order_a], found[site].numpy()[order_b], rtol=1e-2, atol=2e-2)
 
 
+def test_a_longer_context_than_the_models_is_cut(
+    language_model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sites, texts = [Site(2), Site(3)], calibration_texts()[:4]
+    expected = capture_clean(language_model, texts, sites, context=6, n_tokens=10_000)
+    monkeypatch.setattr(language_model.bridge.cfg, "n_ctx", 6)
+    found = capture_clean(language_model, texts, sites, context=4096, n_tokens=10_000)
+    for site in sites:
+        assert torch.equal(found[site], expected[site])
+        assert 0 < len(found[site]) <= 4 * 5
+
+
+def test_activations_that_are_not_finite_are_no_verdict(sae: Any, language_model: LanguageModel) -> None:
+    def overflow(x_BTD: torch.Tensor) -> torch.Tensor:
+        x_BTD = x_BTD.clone()
+        x_BTD[0, 1, 0] = torch.inf
+        return x_BTD
+
+    with at_site(language_model, Site(14), overflow), pytest.raises(UserError, match="not finite"):
+        self_check(sae, language_model, calibration_texts(), context=16, n_tokens=200)
+
+
 def test_too_few_tokens_are_no_verdict(sae: Any, language_model: LanguageModel) -> None:
     with pytest.raises(UserError, match="clean tokens"):
         self_check(sae, language_model, ["Hi there.", ""])
@@ -309,7 +413,8 @@ def test_the_command_answers_with_its_exit_code(
     """A small SAE of random directions: nothing fits."""
     sae = small_sae(language_model.d_model, 64)
     sae.save_model(tmp_path / "random")
-    assert check_sae.main([str(tmp_path / "random"), "--texts", "6", "--tokens", "150", "--context", "48"]) == 1
+    named = [str(tmp_path / "random"), "--model", language_model.name]
+    assert check_sae.main([*named, "--texts", "6", "--tokens", "150", "--context", "48"]) == 1
     shown = capsys.readouterr().out
     for part in ("FVU, clean", "L0", "CE increase", "silent latents", "blocks.2.hook_mlp_out", "No reading explains"):
         assert part in shown

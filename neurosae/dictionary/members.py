@@ -105,13 +105,30 @@ def load(name_or_path: str) -> MemberList:
         place = ".".join(map(str, first["loc"])) or "the file"
         what = f"{place}: {first['msg']}"
         raise UserError(what, where=str(path), allowed=", ".join(MemberList.model_fields)) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise UserError(
             f"No member list can be read from it ({' '.join(str(error).split())})", where=str(path)
         ) from None
 
 
 def load_all(names: Iterable[str]) -> list[MemberList]:
-    """Read several lists; the one word "all" means those that ship."""
+    """Read several lists; the one word "all" means those that ship.
+
+    Raises
+    ------
+    UserError
+        See `load`; two lists of one name, because results are kept by it.
+    """
     names = list(names)
-    return [load(name) for name in (available() if names == ["all"] else names)]
+    found: dict[str, tuple[str, MemberList]] = {}
+    for source in available() if names == ["all"] else names:
+        each = load(source)
+        if each.name in found:
+            raise UserError(
+                f"'{found[each.name][0]}' and '{source}' are both lists named '{each.name}'",
+                where="--members",
+                allowed="every name once",
+                suggestion="Leave one out, or change the name inside its file",
+            )
+        found[each.name] = source, each
+    return [each for _, each in found.values()]

@@ -1,27 +1,35 @@
-"""Representational similarity analysis, feature by feature: how coherent is the target condition in one feature?
+"""Representational similarity analysis, feature by feature: does one feature's geometry follow a hypothesis?
 
-Every verb returns [`FeatureScores`][neurosae.rsa.FeatureScores]: a value in [-1, 1] (larger = target more coherent),
-whether it is valid, and why not.
+Every score is a [`FeatureScores`][neurosae.rsa.FeatureScores]: a value in [-1, 1] (larger = target more coherent, or
+the model resembled more), whether it is valid, and why not.
 
-=======================  =======================================================================
-`score_scalar`           one number per stimulus, two conditions
-`score_model`            one number per stimulus, any graded model RDM
-`score_profiles`         one time course per stimulus, two conditions
-`profile_similarity`     all pairwise similarities of time courses (independent of any labels)
-`score_similarity`       scores from similarities that exist already (folds, permutations)
-=======================  =======================================================================
+==========================  ====================================================================
+`score_scalar`              one number per stimulus, two conditions
+`score_model`               one number per stimulus, graded model RDMs, comparators, nuisance models
+`score_profiles`            one time course per stimulus, two conditions
+`profile_similarity`        all pairwise similarities of time courses (independent of any labels)
+`score_similarity`          two-condition scores of similarities that exist already
+`score_similarity_model`    their comparison with graded model RDMs
+`neurosae.rsa.models`       model RDMs from labels, ratings, words and files
+==========================  ====================================================================
 """
 
 from __future__ import annotations
 
+from neurosae.rsa.graded import COMPARATORS, DISTANCES, score_model
+from neurosae.rsa.models import ModelRDM
 from neurosae.rsa.pairs import KINDS, label_codes
-from neurosae.rsa.profiles import profile_similarity, score_profiles, score_similarity
+from neurosae.rsa.profiles import FORMS, profile_similarity, score_profiles, score_similarity, score_similarity_model
 from neurosae.rsa.results import FeatureScores, Reason
-from neurosae.rsa.scores import score_model, score_scalar
+from neurosae.rsa.scores import score_scalar
 
 __all__ = [
+    "COMPARATORS",
+    "DISTANCES",
+    "FORMS",
     "KINDS",
     "FeatureScores",
+    "ModelRDM",
     "Reason",
     "label_codes",
     "profile_similarity",
@@ -29,4 +37,5 @@ __all__ = [
     "score_profiles",
     "score_scalar",
     "score_similarity",
+    "score_similarity_model",
 ]

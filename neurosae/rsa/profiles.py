@@ -5,7 +5,7 @@ bootstrap is a masked sum over them.
 
 A warning that belongs to the method: in sentences most (stimulus, latent) cells of a sparse autoencoder hold a single
 active token, so few pairs are defined, and those mostly reflect *where* the token stood. Compare with the scalar form
-and with `form="sorted"`, and look at `defined_share`.
+and with the forms that do not ask when, and look at `defined_share`.
 """
 
 from __future__ import annotations
@@ -16,19 +16,23 @@ from typing import Any
 import numpy as np
 
 from neurosae.errors import UserError, unknown_name
+from neurosae.rsa import position_free
+from neurosae.rsa.common_positions import CONSTANT_SPREAD, similarity_of_active
 from neurosae.rsa.pairs import PairSums, compared, enough_stimuli, indicators, label_codes, point_biserial
 from neurosae.rsa.results import FeatureScores, Reason, collect, explained, index_blocks, refuse_value
+from neurosae.rsa.targets import check_tables
 
-FORMS = ("aligned", "sorted")
-CONSTANT_SPREAD = 1e-10  # variance relative to mean square below which a profile is constant but for rounding
+FORMS = ("aligned", "sorted", "lagged", "warped", "energy")
+MEASURES = ("correlation", "cosine")
+POSITION_FREE = {"lagged": position_free.lagged, "warped": position_free.warped, "energy": position_free.energy}
 
 
 def profile_similarity(
-    P_SWF: Any, defined_SW: Any, *, form: str = "aligned", min_positions: int = 5
+    P_SWF: Any, defined_SW: Any, *, form: str = "aligned", measure: str = "correlation", min_positions: int = 5
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Compute the similarity of all pairs of profiles: z = arctanh(r), with |r| clipped to 1 - 1/W.
+    """Compute the similarity of all pairs of profiles, by default z = arctanh(r) with |r| clipped to 1 - 1/W.
 
-    r is the Pearson correlation over the positions that are clean in both stimuli.
+    r is the Pearson correlation (or the cosine) over the positions that are clean in both stimuli.
 
     Parameters
     ----------
@@ -36,22 +40,28 @@ def profile_similarity(
         Responses at W window positions; values at undefined positions are ignored (NaN allowed).
     defined_SW : bool array [S, W]
         Which positions are clean tokens.
-    form : {"aligned", "sorted"}
-        `sorted` puts each profile's clean values in descending order first, so that the moment of firing is ignored.
+    form : {"aligned", "sorted", "lagged", "warped", "energy"}
+        What is compared. `aligned`: the profiles position by position. The others ignore the moment of firing:
+        `sorted` puts each profile's clean values in descending order first; `lagged` takes the largest
+        cross-correlation over lags (z as above); `warped` is minus the dynamic time warping distance, `energy` minus
+        the energy distance of the clean values, both in the units of the responses (`neurosae.rsa.position_free`).
+    measure : {"correlation", "cosine"}
+        For `aligned` and `sorted`. The cosine is not blind to the level of a profile.
     min_positions : int, default 5
-        Common clean positions a pair needs.
+        Clean positions a pair needs: common ones for `aligned` and `sorted`, else in each stimulus.
 
     Returns
     -------
-    Z_FSS : float array [F, S, S]
+    similarity_FSS : float array [F, S, S]
         Similarities, 0 where not defined and on the diagonal.
     ok_FSS : bool array [F, S, S]
-        True where defined: two different stimuli, enough common positions, neither profile constant on them.
+        True where defined: two different stimuli, enough positions and, for a correlation, neither profile constant
+        (for the cosine: zero) on them.
 
     Raises
     ------
     UserError
-        Shapes that do not fit, values at clean positions that are not finite, unknown form.
+        Shapes that do not fit, values at clean positions that are not finite, unknown form or measure.
 
     Examples
     --------
@@ -63,28 +73,19 @@ def profile_similarity(
            [ 1.2,  0. , -1.2],
            [-1.2, -1.2,  0. ]])
     """
-    P_SWF, defined_SW = _check(P_SWF, defined_SW, form)
-    n_stimuli, n_positions, _ = P_SWF.shape
-    P_SWF = np.where(defined_SW[:, :, None], P_SWF, 0.0).astype(np.float64)
-    if form == "sorted":
-        # undefined positions sort behind every value and are cut off again by the new mask
-        P_SWF = -np.sort(np.where(defined_SW[:, :, None], -P_SWF, np.inf), axis=1)
-        defined_SW = np.arange(n_positions) < defined_SW.sum(axis=1)[:, None]
-        P_SWF[~defined_SW] = 0.0
-    mask_SW = defined_SW.astype(np.float64)
-    X_FSW = np.moveaxis(_standardise(P_SWF, mask_SW), -1, 0)
-
-    n_SS = mask_SW @ mask_SW.T  # every sum below is over the common positions of profiles i (row) and j (column)
-    sum_FSS = X_FSW @ mask_SW.T
-    squares_FSS = X_FSW**2 @ mask_SW.T
-    variance_FSS = n_SS * squares_FSS - sum_FSS**2
-    varies_FSS = variance_FSS > CONSTANT_SPREAD * n_SS * squares_FSS
-    ok_FSS = varies_FSS & varies_FSS.swapaxes(1, 2) & (n_SS >= min_positions) & ~np.eye(n_stimuli, dtype=bool)
-
-    covariance_FSS = n_SS * (X_FSW @ X_FSW.swapaxes(1, 2)) - sum_FSS * sum_FSS.swapaxes(1, 2)
-    norm_FSS = np.sqrt(np.where(ok_FSS, variance_FSS * variance_FSS.swapaxes(1, 2), 1.0))
-    bound = 1 - 1 / n_positions
-    return np.arctanh(np.where(ok_FSS, np.clip(covariance_FSS / norm_FSS, -bound, bound), 0.0)), ok_FSS
+    P_SWF, defined_SW = _check(P_SWF, defined_SW, form, measure)
+    n_stimuli, _, n_features = P_SWF.shape
+    if form in POSITION_FREE:
+        return POSITION_FREE[form](np.where(defined_SW[:, :, None], P_SWF, 0.0), defined_SW, min_positions)
+    P_FSW = np.ascontiguousarray(np.moveaxis(P_SWF, -1, 0))
+    member_FK, Z_FKK, ok_FKK = similarity_of_active(P_FSW, defined_SW, form, measure, min_positions)
+    if member_FK.shape[1] == n_stimuli:
+        return Z_FKK, ok_FKK
+    shape, place = (n_features, n_stimuli, n_stimuli), np.arange(n_features)[:, None, None]
+    Z_FSS, ok_FSS = np.zeros(shape), np.zeros(shape, dtype=bool)
+    Z_FSS[place, member_FK[:, :, None], member_FK[:, None, :]] = Z_FKK
+    ok_FSS[place, member_FK[:, :, None], member_FK[:, None, :]] = ok_FKK
+    return Z_FSS, ok_FSS
 
 
 def score_similarity(
@@ -127,32 +128,67 @@ def score_similarity(
     array([0.9258201])
     """
     codes_BS = label_codes(labels, Z_FSS.shape[-1])
-    target_BS, foil_BS = indicators(codes_BS)
-
-    squares = _sum_pairs(Z_FSS**2, target_BS, foil_BS)
-    counts = _sum_pairs(ok_FSS.astype(np.float64), target_BS, foil_BS)
-    totals = _sum_pairs(Z_FSS, target_BS, foil_BS)
-    sums = [PairSums(n, z, z2, z2) for n, z, z2 in zip(counts, totals, squares, strict=True)]
-    r_BF, spread_BF = point_biserial(*compared(kind, *sums))
-
-    n_similar, n_dissimilar = compared(kind, *counts)
-    s_similar, s_dissimilar = compared(kind, *_contributing(ok_FSS, target_BS, foil_BS))
-    n_a, n_b = target_BS.sum(axis=1), foil_BS.sum(axis=1)
-    all_similar, all_dissimilar = compared(kind, n_a * (n_a - 1) / 2, n_b * (n_b - 1) / 2, n_a * n_b)
-    few_stimuli_BF = ~enough_stimuli(kind, target_BS, foil_BS)[:, None] | (
-        np.minimum(s_similar, s_dissimilar) < min_stimuli
-    )
-    share_BF = (n_similar + n_dissimilar) / np.maximum(all_similar + all_dissimilar, 1)[:, None]
-    scores = explained(
-        r_BF,
-        [
-            (Reason.TOO_FEW_STIMULI, few_stimuli_BF),
-            (Reason.TOO_FEW_PAIRS, np.minimum(n_similar, n_dissimilar) < min_pairs),
-            (Reason.CONSTANT, spread_BF < CONSTANT_SPREAD),
-        ],
-        share_BF,
-    )
+    everyone_1S = np.arange(Z_FSS.shape[-1])[None]
+    scores = _score_pairs(everyone_1S, Z_FSS, ok_FSS, codes_BS, kind, min_stimuli, min_pairs)
     return scores if np.ndim(labels) == 2 else scores.row(0)
+
+
+def score_similarity_model(
+    Z_FSS: np.ndarray, ok_FSS: np.ndarray, model_RDM: Any, *, min_stimuli: int = 10, min_pairs: int = 100
+) -> FeatureScores:
+    """Compare pairwise similarities that exist already with graded model RDMs.
+
+    Minus the Pearson correlation of similarity and the model's dissimilarity over the unmasked, defined pairs.
+
+    Parameters
+    ----------
+    Z_FSS, ok_FSS : arrays [F, S, S]
+        From `profile_similarity`.
+    model_RDM : array [S, S] or [M, S, S], or (sequence of) `ModelRDM`
+        Symmetric dissimilarities; NaN masks a pair.
+    min_stimuli, min_pairs : int, default 10 and 100
+        Stimuli with at least one compared pair, and compared pairs, that a feature needs.
+
+    Returns
+    -------
+    FeatureScores
+        Arrays [F], or [M, F] for an array of models; larger = the similarities follow the model more.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> time_S, everything = np.arange(5.0), ~np.eye(5, dtype=bool)[None]
+    >>> model_RDM = np.abs(time_S[:, None] - time_S)
+    >>> score_similarity_model(-model_RDM[None], everything, model_RDM, min_stimuli=5, min_pairs=10).value.round(6)
+    array([1.])
+    """
+    n_stimuli = Z_FSS.shape[-1]
+    i_P, j_P = np.triu_indices(n_stimuli, k=1)
+    models_MP = check_tables(model_RDM, n_stimuli, "model RDM")[:, i_P, j_P]
+    mask_MP = (~np.isnan(models_MP)).astype(np.float64)
+    centre_M1 = np.nansum(models_MP, axis=1, keepdims=True) / np.maximum(mask_MP.sum(axis=1, keepdims=True), 1)
+    models_MP = np.nan_to_num(models_MP - centre_M1)
+    ok_PF, z_PF = ok_FSS[:, i_P, j_P].T.astype(np.float64), Z_FSS[:, i_P, j_P].T
+    n_MF = mask_MP @ ok_PF
+    per_MF = 1 / np.maximum(n_MF, 1)
+    z_MF, z2_MF, m_MF, m2_MF = mask_MP @ z_PF, mask_MP @ z_PF**2, models_MP @ ok_PF, models_MP**2 @ ok_PF
+    variance_MF, model_variance_MF = z2_MF - z_MF**2 * per_MF, m2_MF - m_MF**2 * per_MF
+    varies_MF = (variance_MF > CONSTANT_SPREAD * z2_MF) & (model_variance_MF > CONSTANT_SPREAD * m2_MF)
+    norm_MF = np.sqrt(np.where(varies_MF, variance_MF * model_variance_MF, 1))
+    value_MF = np.clip(-(models_MP @ z_PF - z_MF * m_MF * per_MF) / norm_MF, -1, 1)
+    pair_PS = np.zeros((len(i_P), n_stimuli))
+    pair_PS[np.arange(len(i_P)), i_P] = pair_PS[np.arange(len(i_P)), j_P] = 1
+    stimuli_MF = np.stack([((ok_PF * mask_P[:, None]).T @ pair_PS > 0).sum(axis=1) for mask_P in mask_MP])
+    scores = explained(
+        value_MF,
+        [
+            (Reason.TOO_FEW_STIMULI, stimuli_MF < min_stimuli),
+            (Reason.TOO_FEW_PAIRS, n_MF < min_pairs),
+            (Reason.CONSTANT, ~varies_MF),
+        ],
+        n_MF / np.maximum(mask_MP.sum(axis=1), 1)[:, None],
+    )
+    return scores if np.ndim(model_RDM) == 3 else scores.row(0)
 
 
 def score_profiles(
@@ -162,15 +198,16 @@ def score_profiles(
     kind: str = "discriminative",
     *,
     form: str = "aligned",
+    measure: str = "correlation",
     min_stimuli: int = 10,
     min_pairs: int = 100,
-    block_size: int = 64,
+    block_size: int = 16,
 ) -> FeatureScores:
     """Score how much more alike the target condition's time courses are, for every feature and label vector.
 
     `profile_similarity` and `score_similarity` over blocks of `block_size` features (same parameters and errors);
-    memory grows with block_size x S x (S + B). Features that are zero at every clean position of the stimuli used are
-    reported as silent.
+    memory grows with block_size x S x (S + B), where only stimuli that a feature is active for count as S in the forms
+    `aligned` and `sorted`. Features that are zero at every clean position of the stimuli used are reported as silent.
 
     Examples
     --------
@@ -181,30 +218,43 @@ def score_profiles(
     >>> score_profiles(P_SWF, np.ones((40, 8), dtype=bool), np.arange(40) < 20).value.round(1) + 0
     array([0. , 0.8])
     """
-    P_SWF, defined_SW = _check(P_SWF, defined_SW, form)
+    P_SWF, defined_SW = _check(P_SWF, defined_SW, form, measure)
     codes_BS = label_codes(labels, len(P_SWF))
     target_BS, foil_BS = indicators(codes_BS)
-    used_BS, enough_B1 = target_BS + foil_BS, enough_stimuli(kind, target_BS, foil_BS)[:, None]
+    active_SF = np.stack([P_WF[clean_W].any(axis=0) for P_WF, clean_W in zip(P_SWF, defined_SW, strict=True)])
+    silent_BF = enough_stimuli(kind, target_BS, foil_BS)[:, None] & ((target_BS + foil_BS) @ active_SF == 0)
+    everyone_1S = np.arange(len(P_SWF))[None]
 
-    def score(P_SWf: np.ndarray) -> FeatureScores:
-        Z_fSS, ok_fSS = profile_similarity(P_SWf, defined_SW, form=form)
-        scores = score_similarity(Z_fSS, ok_fSS, codes_BS, kind, min_stimuli=min_stimuli, min_pairs=min_pairs)
-        active_Sf = ((P_SWf != 0) & defined_SW[:, :, None]).any(axis=1)
-        silent_Bf = enough_B1 & (used_BS @ active_Sf == 0)
-        return FeatureScores(scores.value, np.where(silent_Bf, Reason.SILENT, scores.reason), scores.defined_share)
+    def score(P_fSW: np.ndarray) -> FeatureScores:
+        if form in POSITION_FREE:
+            pairs = everyone_1S, *profile_similarity(np.moveaxis(P_fSW, 0, -1), defined_SW, form=form)
+        else:
+            pairs = similarity_of_active(P_fSW, defined_SW, form, measure, min_positions=5)
+        return _score_pairs(*pairs, codes_BS, kind, min_stimuli, min_pairs)
 
     def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for columns in index_blocks(np.arange(P_SWF.shape[2]), block_size):
-            yield columns, P_SWF[:, :, columns]
+        """Features of a block are active for similar numbers of stimuli: the most active one sets the work."""
+        count_F = active_SF.sum(axis=0)
+        for chunk in index_blocks(np.arange(P_SWF.shape[2]), 16 * block_size):
+            P_fSW = np.ascontiguousarray(np.moveaxis(P_SWF[:, :, chunk[0] : chunk[-1] + 1], -1, 0))
+            for rows in index_blocks(np.argsort(count_F[chunk], kind="stable"), block_size):
+                yield chunk[rows], P_fSW[rows]
 
-    scores = collect(blocks(), (len(codes_BS), P_SWF.shape[2]), score)
+    scores = collect(blocks(), silent_BF.shape, score)
+    scores = FeatureScores(
+        scores.value, np.where(silent_BF, np.int8(Reason.SILENT), scores.reason), scores.defined_share
+    )
     return scores if np.ndim(labels) == 2 else scores.row(0)
 
 
-def _check(P_SWF: Any, defined_SW: Any, form: str) -> tuple[np.ndarray, np.ndarray]:
+def _check(P_SWF: Any, defined_SW: Any, form: str, measure: str) -> tuple[np.ndarray, np.ndarray]:
     """Return profiles and mask as arrays, or say what is wrong with them."""
     if form not in FORMS:
         raise unknown_name("profile form", form, FORMS)
+    if measure not in MEASURES:
+        raise unknown_name("profile measure", measure, MEASURES)
+    if measure != "correlation" and form in POSITION_FREE:
+        raise UserError(f"measure '{measure}' with form '{form}'", allowed="aligned, sorted")
     P_SWF, defined_SW = np.asarray(P_SWF), np.asarray(defined_SW, dtype=bool)
     if P_SWF.ndim != 3 or defined_SW.shape != P_SWF.shape[:2]:
         raise UserError(
@@ -218,35 +268,49 @@ def _check(P_SWF: Any, defined_SW: Any, form: str) -> tuple[np.ndarray, np.ndarr
     return P_SWF, defined_SW
 
 
-def _standardise(P_SWF: np.ndarray, mask_SW: np.ndarray) -> np.ndarray:
-    """Centre every profile over its clean positions and scale it to magnitude 1; no correlation changes."""
-    n_S1 = np.maximum(mask_SW.sum(axis=1), 1)[:, None]
-    mean_SF = P_SWF.sum(axis=1) / n_S1
-    X_SWF = (P_SWF - mean_SF[:, None, :]) * mask_SW[:, :, None]
-    largest_SF = np.abs(X_SWF).max(axis=1)
-    return X_SWF / np.where(largest_SF > 0, largest_SF, 1)[:, None, :]
+def _score_pairs(
+    member_FK: np.ndarray,
+    Z_FKK: np.ndarray,
+    ok_FKK: np.ndarray,
+    codes_BS: np.ndarray,
+    kind: str,
+    min_stimuli: int,
+    min_pairs: int,
+) -> FeatureScores:
+    """Score label vectors on the similarities of the stimuli `member_FK` (or [1, K]); [B, F]."""
+    target_BS, foil_BS = indicators(codes_BS)
+    target_FKB, foil_FKB = (np.ascontiguousarray(group_BS.T)[member_FK] for group_BS in (target_BS, foil_BS))
+    both_FKG = np.concatenate([target_FKB, foil_FKB], axis=2)
 
+    def within_and_across(to_FKG: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Sums over ordered pairs, from the sums of every stimulus with either group."""
+        to_target_FKB, to_foil_FKB = np.split(to_FKG, 2, axis=2)
+        return (
+            np.einsum("fkb,fkb->bf", target_FKB, to_target_FKB),
+            np.einsum("fkb,fkb->bf", foil_FKB, to_foil_FKB),
+            np.einsum("fkb,fkb->bf", foil_FKB, to_target_FKB) + np.einsum("fkb,fkb->bf", target_FKB, to_foil_FKB),
+        )
 
-def _sum_pairs(
-    Q_FSS: np.ndarray, target_BS: np.ndarray, foil_BS: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sum a symmetric, zero-diagonal quantity over pairs within target, within foil and across; each [B, F]."""
-    to_target_FSB, to_foil_FSB = Q_FSS @ target_BS.T, Q_FSS @ foil_BS.T
-    within_target = np.einsum("bs,fsb->bf", target_BS, to_target_FSB) / 2
-    within_foil = np.einsum("bs,fsb->bf", foil_BS, to_foil_FSB) / 2
-    return within_target, within_foil, np.einsum("bs,fsb->bf", foil_BS, to_target_FSB)
+    defined_FKG = ok_FKK.astype(np.float64) @ both_FKG
+    counts = [both / 2 for both in within_and_across(defined_FKG)]
+    totals = [both / 2 for both in within_and_across(Z_FKK @ both_FKG)]
+    squares = [both / 2 for both in within_and_across(Z_FKK**2 @ both_FKG)]
+    sums = [PairSums(n, z, z2, z2) for n, z, z2 in zip(counts, totals, squares, strict=True)]
+    r_BF, spread_BF = point_biserial(*compared(kind, *sums))
 
-
-def _contributing(
-    ok_FSS: np.ndarray, target_BS: np.ndarray, foil_BS: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Count the stimuli with at least one defined pair within target, within foil and across; each [B, F]."""
-    ok_FSS = ok_FSS.astype(np.float64)
-    meets_target_FSB = (ok_FSS @ target_BS.T > 0).astype(np.float64)
-    meets_foil_FSB = (ok_FSS @ foil_BS.T > 0).astype(np.float64)
-
-    def count(group_BS: np.ndarray, meets_FSB: np.ndarray) -> np.ndarray:
-        return np.einsum("bs,fsb->bf", group_BS, meets_FSB)
-
-    across = count(target_BS, meets_foil_FSB) + count(foil_BS, meets_target_FSB)
-    return count(target_BS, meets_target_FSB), count(foil_BS, meets_foil_FSB), across
+    n_similar, n_dissimilar = compared(kind, *counts)
+    s_similar, s_dissimilar = compared(kind, *within_and_across((defined_FKG > 0).astype(np.float64)))
+    n_a, n_b = target_BS.sum(axis=1), foil_BS.sum(axis=1)
+    all_similar, all_dissimilar = compared(kind, n_a * (n_a - 1) / 2, n_b * (n_b - 1) / 2, n_a * n_b)
+    few_stimuli_BF = ~enough_stimuli(kind, target_BS, foil_BS)[:, None] | (
+        np.minimum(s_similar, s_dissimilar) < min_stimuli
+    )
+    return explained(
+        r_BF,
+        [
+            (Reason.TOO_FEW_STIMULI, few_stimuli_BF),
+            (Reason.TOO_FEW_PAIRS, np.minimum(n_similar, n_dissimilar) < min_pairs),
+            (Reason.CONSTANT, spread_BF < CONSTANT_SPREAD),
+        ],
+        (n_similar + n_dissimilar) / np.maximum(all_similar + all_dissimilar, 1)[:, None],
+    )

@@ -31,11 +31,13 @@ class Reason(IntEnum):
     """Too few pairs of stimuli have a defined similarity."""
     PERFECT_SEPARATION = 5
     """Valid: the conditions differ and do not vary within, so the statistic is infinite and was capped."""
+    EXPLAINED = 6
+    """The nuisance models predict the feature's RDM exactly: nothing is left to compare."""
 
 
 @dataclass(frozen=True)
 class FeatureScores:
-    """One score per feature, for one label vector (arrays [F]) or a batch of them (arrays [B, F]).
+    """One score per feature, for one label vector or model (arrays [F]) or a batch of them (arrays [B, F] or [M, F]).
 
     Examples
     --------
@@ -77,7 +79,10 @@ def explained(
 
 
 def collect(
-    blocks: Iterable[tuple[np.ndarray, Any]], shape: tuple[int, int], score: Callable[[Any], FeatureScores]
+    blocks: Iterable[tuple[np.ndarray, Any]],
+    shape: tuple[int, int],
+    score: Callable[[Any], FeatureScores],
+    skipped: Any = Reason.SILENT,
 ) -> FeatureScores:
     """Score each (feature indices, patterns) block and put the results in their places.
 
@@ -89,9 +94,11 @@ def collect(
         Shape of the whole result.
     score : callable
         Maps the patterns of f features to `FeatureScores` of shape [B, f].
+    skipped : Reason or array that broadcasts to (B, F), default Reason.SILENT
+        Why features that are in no block have no score.
     """
     value_BF, share_BF = np.zeros(shape), np.full(shape, np.nan)
-    reason_BF = np.zeros(shape, dtype=np.int8)
+    reason_BF = np.array(np.broadcast_to(np.asarray(skipped, dtype=np.int8), shape))
     for columns, patterns in blocks:
         part = score(patterns)
         value_BF[:, columns], reason_BF[:, columns] = part.value, part.reason
@@ -154,3 +161,69 @@ def dense_blocks(X_SF: Table, block_size: int) -> Iterator[tuple[np.ndarray, np.
     for columns in index_blocks(np.arange(X_SF.shape[1]), block_size):
         block = X_SF[:, columns[0] : columns[-1] + 1]
         yield columns, np.asarray(block.toarray() if is_sparse(block) else block, dtype=np.float64)
+
+
+def default_block(n_numbers: int) -> int:
+    """Features per block that keep an array with `n_numbers` float64 per feature at about 8 MB."""
+    return max(1, 2**20 // max(n_numbers, 1))
+
+
+def mixed_blocks(
+    X_SF: Table, block_size: int | None, n_dense: int, n_sparse: int
+) -> Iterator[tuple[np.ndarray, Table]]:
+    """Yield (feature indices, float64 block) without silent features of a sparse table.
+
+    Blocks are sparse where at least half of a feature is zero, dense otherwise, so that the work is O(non-zeros).
+
+    Parameters
+    ----------
+    X_SF : Table
+        From `as_table`.
+    block_size : int or None
+        Features per block; None: as many as `default_block` allows for `n_dense` or `n_sparse` numbers per feature.
+    """
+    dense_size = default_block(n_dense) if block_size is None else block_size
+    if not is_sparse(X_SF):
+        yield from dense_blocks(X_SF, dense_size)
+        return
+    count_F = np.diff(X_SF.indptr)
+    mostly_zero_F = 2 * count_F <= X_SF.shape[0]
+    rare_F = np.flatnonzero(mostly_zero_F & (count_F > 0))
+    rare_Sf = X_SF[:, rare_F].astype(np.float64)
+    sparse_size = default_block(n_sparse) if block_size is None else block_size
+    for columns in index_blocks(np.arange(len(rare_F)), sparse_size):
+        yield rare_F[columns], _columns(rare_Sf, columns[0], columns[-1] + 1)
+    for columns in index_blocks(np.flatnonzero(~mostly_zero_F), dense_size):
+        yield columns, X_SF[:, columns].astype(np.float64).toarray()
+
+
+def _columns(X_SF: Table, start: int, stop: int) -> Table:
+    """Consecutive columns of a CSC array, without copying its values."""
+    first, last = X_SF.indptr[start], X_SF.indptr[stop]
+    indptr = X_SF.indptr[start : stop + 1] - first
+    return sparse.csc_array(
+        (X_SF.data[first:last], X_SF.indices[first:last], indptr), shape=(X_SF.shape[0], stop - start)
+    )
+
+
+def standardise(X_Sf: Table) -> Table:
+    """Centre each feature at its lower median and divide by the largest magnitude; neither changes a score.
+
+    The median, unlike the mean, makes the zeros of a constant feature exact and leaves a mostly-zero one alone.
+    """
+    if is_sparse(X_Sf):
+        scale_f = _nonzero(abs(X_Sf).max(axis=0).toarray().ravel())
+        data = X_Sf.data / np.repeat(scale_f, np.diff(X_Sf.indptr))
+        return sparse.csc_array((data, X_Sf.indices, X_Sf.indptr), shape=X_Sf.shape)
+    middle = (X_Sf.shape[0] - 1) // 2
+    X_Sf = X_Sf - np.partition(X_Sf, middle, axis=0)[middle]
+    return X_Sf / _nonzero(np.abs(X_Sf).max(axis=0))
+
+
+def column(X_Sf: Table, f: int) -> np.ndarray:
+    """Return one feature as a dense array [S]."""
+    return X_Sf[:, [f]].toarray().ravel() if is_sparse(X_Sf) else X_Sf[:, f]
+
+
+def _nonzero(scale_f: np.ndarray) -> np.ndarray:
+    return np.where(scale_f > 0, scale_f, 1)

@@ -8,12 +8,14 @@ import logging
 import operator
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from neurosae.corpora import identity, sentences
@@ -23,7 +25,6 @@ from neurosae.forward import pad, run_batch
 from neurosae.models import LanguageModel
 from neurosae.norms import LIMIT, median_norms
 from neurosae.sae.shards import RECORD, ShardWriter, check_request, read_record
-from neurosae.sae.shards import ShardReader as ShardReader
 from neurosae.sites import Site
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,45 @@ class ContextPlan:
                 yield from ((number, sentence) for sentence in sentences(text))
             else:
                 yield number, text
+
+    def check(self, language_model: LanguageModel) -> None:
+        """Refuse a context that the language model cannot read."""
+        if not 2 <= self.context <= language_model.context:
+            allowed = f"2 to {language_model.context} tokens"
+            raise UserError(f"A context of {self.context}", where="--context", allowed=allowed)
+
+
+@contextmanager
+def only_run(folder: Path) -> Iterator[None]:
+    """Keep a second run out of a folder while the block lasts; the folder is created, and removed if nothing came.
+
+    Raises
+    ------
+    UserError
+        Another run is at it; a folder that cannot be written.
+    """
+    existed = folder.exists()
+    path = folder / ".lock"
+    lock = FileLock(str(path))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(
+            f"Another run is writing to {folder}", where="--out", suggestion="Let it end, or choose another folder"
+        ) from error
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror or error})", where="--out") from error
+    try:
+        yield
+    finally:
+        # Before the release, so that nobody else's is removed; where open files cannot be, it stays and does no harm.
+        with suppress(OSError):
+            path.unlink()
+        lock.release()
+        if not existed:
+            with suppress(OSError):
+                folder.rmdir()
 
 
 class CleanBatch(NamedTuple):
@@ -132,6 +172,7 @@ def capture_shards(
     shard_tokens: int = 200_000,
     tokens_per_batch: int = 2048,
     request: dict[str, Any] | None = None,
+    first_text: int = 0,
 ) -> None:
     """Fill a folder with shards of one site; see `capture_sites`."""
     capture_sites(
@@ -143,6 +184,7 @@ def capture_shards(
         shard_tokens=shard_tokens,
         tokens_per_batch=tokens_per_batch,
         request=request,
+        first_text=first_text,
     )
 
 
@@ -156,6 +198,7 @@ def capture_sites(
     shard_tokens: int = 200_000,
     tokens_per_batch: int = 2048,
     request: dict[str, Any] | None = None,
+    first_text: int = 0,
 ) -> None:
     """Fill one folder per site with shards until `n_tokens` clean tokens are there: one pass for all sites.
 
@@ -179,43 +222,48 @@ def capture_sites(
     request : dict, optional
         What else the shards depend on (`capture_request`). Kept in the folders' records; a capture that differs in it,
         in the language model, the sites or the plan does not go on.
+    first_text : int, default 0
+        How many texts of the corpus lie before the first of `texts`. Kept in the folders' records, for `read_index`; a
+        record that does not say it gets it.
 
     Raises
     ------
     UserError
         A corpus that is too small (what it gave is kept), a folder that holds something else, a damaged shard, a
-        context that the language model cannot read, activations that are not finite.
+        context that the language model cannot read, activations that are not finite, a folder that another run is
+        filling.
     """
-    if not 2 <= plan.context <= language_model.context:
-        raise UserError(
-            f"A context of {plan.context}", where="--context", allowed=f"2 to {language_model.context} tokens"
-        )
+    plan.check(language_model)
     for option, value in (("--tokens", n_tokens), ("--shard-tokens", shard_tokens)):
         if value < 1:
             raise UserError(f"{value} tokens", where=option, allowed="integers from 1")
     sites = [site.check(language_model.n_blocks) for site in folders]
     made_by = {"model": language_model.name, "fingerprint": language_model.fingerprint, **dataclasses.asdict(plan)}
-    requests = folder_requests((request or {}) | made_by, folders)
+    requests = folder_requests((request or {}) | made_by | {"first_text": first_text}, folders)
     records = {folder / RECORD: about for folder, about in requests.items()}
-    for record, about in records.items():
-        check_request(record, about)
-    writer = ShardWriter(list(folders.values()))
-    found, dropped, started = writer.tokens, 0, time.perf_counter()
-    # Already now, so that what a killed run leaves can only be continued as what it is.
-    _write_records(records, found)
-    chunks = _chunks(plan.contexts(texts, writer.next_text), shard_tokens // plan.context)
-    with tqdm(total=n_tokens, initial=found, desc="capturing", unit=" tokens", unit_scale=True) as bar:
-        while writer.tokens < n_tokens and (chunk := next(chunks, None)):
-            for batch in _read_chunk(language_model, chunk, sites, plan.context, tokens_per_batch):
-                writer.add(batch.activations, batch.origin)
-                dropped += batch.outliers
-                bar.update(len(batch.origin))
-            writer.next_text = chunk[-1][0] + 1
-            if writer.held >= min(shard_tokens, n_tokens - writer.tokens):
-                writer.write()
-    if writer.held:
-        writer.write()
-    _write_records(records, writer.tokens)
+    with ExitStack() as alone:
+        for folder in requests:
+            alone.enter_context(only_run(folder))
+        for record, about in records.items():
+            # A record of an earlier version does not say where the texts began; any request fits it in this.
+            check_request(record, about if "first_text" in read_record(record) else about | {"first_text": None})
+        writer = ShardWriter(list(folders.values()))
+        found, dropped, started = writer.tokens, 0, time.perf_counter()
+        # Already now, so that what a killed run leaves can only be continued as what it is.
+        _write_records(records, found)
+        chunks = _chunks(plan.contexts(texts, writer.next_text), shard_tokens // plan.context)
+        with tqdm(total=n_tokens, initial=found, desc="capturing", unit=" tokens", unit_scale=True) as bar:
+            while writer.tokens < n_tokens and (chunk := next(chunks, None)):
+                for batch in _read_chunk(language_model, chunk, sites, plan.context, tokens_per_batch):
+                    writer.add(batch.activations, batch.origin)
+                    dropped += batch.outliers
+                    bar.update(len(batch.origin))
+                writer.next_text = chunk[-1][0] + 1
+                if writer.held >= min(shard_tokens, n_tokens - writer.tokens):
+                    writer.write()
+        if writer.held:
+            writer.write()
+        _write_records(records, writer.tokens)
     rate = (writer.tokens - found) / (time.perf_counter() - started)
     log.info(f"{writer.tokens:,} clean tokens, {rate:,.0f} tokens/s, {dropped:,} outliers left out")
     if writer.tokens < n_tokens:

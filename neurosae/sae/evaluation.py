@@ -135,7 +135,7 @@ def evaluate(
     batch_size: int = 8,
     spliced_texts: int = 40,
 ) -> Evaluation:
-    """The figures of `measure` alone.
+    """The figures of `measure` alone; no texts are remembered.
 
     Examples
     --------
@@ -147,7 +147,13 @@ def evaluate(
     True
     """
     return measure(
-        sae, language_model, texts, context=context, batch_size=batch_size, spliced_texts=spliced_texts
+        sae,
+        language_model,
+        texts,
+        context=context,
+        batch_size=batch_size,
+        spliced_texts=spliced_texts,
+        n_strongest=0,
     ).evaluation
 
 
@@ -177,14 +183,14 @@ def measure(
     spliced_texts : int, default 40
         Cross-entropy needs the whole model four times, so it is measured on the first so many texts only.
     n_strongest : int, default 20
-        Texts remembered per latent.
+        Texts remembered per latent; 0 saves the sorting.
     progress : bool, default False
 
     Raises
     ------
     UserError
         No texts or no clean token in them; an SAE of another width, of a block that the model does not have, or one
-        that predicts another site than it reads (a transcoder).
+        that predicts another site than it reads (a transcoder); activations that are not finite.
 
     References
     ----------

@@ -22,6 +22,7 @@ class StrongestTexts:
     ----------
     n_latents : int
     n_texts : int, default 20
+        0: nothing is remembered, and nothing is done.
     device : torch.device or str, default "cpu"
         Where the codes come from.
 
@@ -48,6 +49,8 @@ class StrongestTexts:
         text_T, token_T : torch.Tensor of int64
             Number of the text and position of each token.
         """
+        if not len(self.activation_NF):
+            return
         numbers, lengths = torch.unique_consecutive(text_T.to(codes_TF.device), return_counts=True)
         activations, texts, tokens = [self.activation_NF], [self.text_NF], [self.token_NF]
         parts = zip(numbers, codes_TF.split(lengths.tolist()), token_T.split(lengths.tolist()), strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -18,7 +19,8 @@ from neurosae.sae.checkpoints import SCALER, checkpoint_folder, load_checkpoint
 from neurosae.sae.formats import recognise
 from neurosae.sites import Site
 
-DEFAULT = "smollm2-135m-b15-6k"
+DEFAULT = "smollm2-135m-b15-9k"
+_SAMPLE = 2000  # tokens on which the L0 of an untrained SAE is set: tokens x latents values are held
 
 
 def bundled() -> dict[str, Path]:
@@ -67,7 +69,7 @@ def load(spec: str = DEFAULT, device: str = "cpu", dtype: str = "float32", model
     if dtype not in precisions:
         raise unknown_name("dtype", dtype, precisions, where="--dtype")
     where, precision = resolve_device(device), precisions[dtype]
-    name, site = _split(spec)
+    name, site = split(spec)
     path = _local(name)
     entry = None if path else registry.resolve(name, model, bundled())
     path = path or (hub.fetch(entry) if entry else None)
@@ -90,7 +92,7 @@ def load(spec: str = DEFAULT, device: str = "cpu", dtype: str = "float32", model
 
 def declared_site(spec: str, model: str | None = None) -> Site:
     """The site an SAE was trained on, without reading its weights; `model` as in `load`."""
-    name, site = _split(spec)
+    name, site = split(spec)
     if site:
         return site
     path = _local(name)
@@ -114,17 +116,27 @@ _WEIGHTS = (".safetensors", ".npz", ".pt", ".pth")
 
 def identity(spec: str) -> str:
     """Hash of an SAE's weights and configuration files; a name of the hub stands for itself."""
-    name, site = _split(spec)
+    name, site = split(spec)
     path = _local(name)
     if path is None:
         return digest({"spec": spec})
-    below = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    read = [p for p in below if p.suffix in _WEIGHTS or p.name in _CONFIGURATIONS]
-    return digest({"site": str(site), "files": {str(p.relative_to(path)): sha256_file(p) for p in read}}, 16)
+    folder = path.parent if path.is_file() else path
+    # A file is read with the configurations around it.
+    around = [p for p in (*folder.iterdir(), *folder.parent.iterdir()) if p.name in _CONFIGURATIONS]
+    below = [path, *around] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
+    read = sorted(p for p in below if p.suffix in _WEIGHTS or p.name in _CONFIGURATIONS)
+    files = {os.path.relpath(p, folder): sha256_file(p) for p in read}
+    return digest({"site": str(site), "files": files}, 16)
 
 
-def _split(spec: str) -> tuple[str, Site | None]:
-    """The name and the site behind an @, unless a file is called that."""
+def split(spec: str) -> tuple[str, Site | None]:
+    """The name and the site behind an @, unless a file is called that.
+
+    Examples
+    --------
+    >>> split("path/to/sae@15")
+    ('path/to/sae', Site(block=15, stream='resid_post'))
+    """
     name, at, site = spec.rpartition("@")
     if not at or Path(spec).exists():
         return spec, None
@@ -176,13 +188,14 @@ def untrained_like(sae: Any, sample_TD: torch.Tensor, seed: int = 0) -> Any:
     sae : sae_lens.SAE
         The trained one.
     sample_TD : torch.Tensor of shape (T, D)
-        Clean activations on which the L0 of both is made equal.
+        Clean activations on which the L0 of both is made equal, on any device and of any dtype; of more than 2,000
+        tokens, so many that are evenly spaced.
     seed : int, default 0
 
     Returns
     -------
     sae_lens.SAE
-        A JumpReLU SAE with one threshold.
+        A JumpReLU SAE with one threshold, in float32 on the device of the trained one.
 
     References
     ----------
@@ -190,9 +203,12 @@ def untrained_like(sae: Any, sample_TD: torch.Tensor, seed: int = 0) -> Any:
     """
     from sae_lens import JumpReLUSAE, JumpReLUSAEConfig
 
+    device = sae.W_enc.device
+    rows = torch.linspace(0, len(sample_TD) - 1, min(len(sample_TD), _SAMPLE), dtype=torch.float64).round().long()
+    sample_TD = sample_TD[rows.to(sample_TD.device)].to(device, torch.float32)
     control = JumpReLUSAE(
         JumpReLUSAEConfig(d_in=sae.cfg.d_in, d_sae=sae.cfg.d_sae, apply_b_dec_to_input=True, metadata=sae.cfg.metadata)
-    )
+    ).to(device)
     generator = torch.Generator().manual_seed(seed)
     directions = torch.randn(sae.cfg.d_sae, sae.cfg.d_in, generator=generator)
     directions /= directions.norm(dim=-1, keepdim=True)

@@ -11,6 +11,15 @@ import torch
 
 from neurosae.sites import Site
 
+# Measured on the bundled SAE (block 15 of 30), 4,000 tokens of the texts that ship: the FVU is 0.16 where it belongs,
+# 0.25 and 0.29 one block behind and before, 0.32 two blocks away, over 1,000 at other streams; 0.17 at 1.2 times the
+# right scale and 0.48 at twice it; 1.6 with a decoder of random directions. 64 tokens give the FVU to within 0.02.
+UNEXPLAINED = 0.6  # a reading with a higher FVU explains nothing
+TOLERANCE = 0.9  # another reading must leave less than this share of the declared one's FVU to be preferred
+DENSEST = 0.5  # with more active latents than this share of d_model, a code is not sparse and may explain anything
+NEAR = 0.25  # relative distance at which a scale counts as a usual one: the steps of the search and its noise
+_RISE = 1.5  # a scale that makes more active latents out of one only undoes shrinkage
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -63,11 +72,18 @@ class Fit:
     output_scale: float
     fvu_rescaled: float
 
+    def readable(self, d_model: int) -> bool:
+        """Whether the code is sparse."""
+        return self.l0 <= DENSEST * d_model
+
 
 def best_reading(base: Reading, versions: Mapping[str, Any], x_TD: torch.Tensor, block_tokens: int) -> Reading:
     """The reading of one site that leaves the least unexplained: a coarse grid of scales, then a finer one.
 
-    Scales from 1/2048 to 2048, each token brought to one length, and both ways with ``b_dec``.
+    Scales from 1/2048 to 2048, each token brought to one length, and both ways with ``b_dec``. Sparse readings come
+    before dense ones. Codes of ReLU SAEs are too small by their threshold, less so on larger inputs, so that another
+    scale than 1 nearly always leaves a little less: where the unscaled reading explains the activations, it stays,
+    unless the scale is off by a factor of two or is a usual one, and the code no less sparse.
 
     Parameters
     ----------
@@ -80,11 +96,27 @@ def best_reading(base: Reading, versions: Mapping[str, Any], x_TD: torch.Tensor,
     block_tokens : int
     """
 
-    def best_of(readings: Iterable[Reading]) -> Reading:
-        fits = [measure(versions[reading.weights], x_TD, reading, block_tokens) for reading in readings]
-        return min(fits, key=lambda fit: fit.fvu_clean).reading
+    d_model = x_TD.shape[1]
 
-    return best_of(_finer(best_of(_coarse(base, x_TD, versions))))
+    def fit(reading: Reading) -> Fit:
+        return measure(versions[reading.weights], x_TD, reading, block_tokens)
+
+    def best_of(fits: Iterable[Fit]) -> Fit:
+        return min(fits, key=lambda fit: (not fit.readable(d_model), fit.fvu_clean))
+
+    coarse = [fit(reading) for reading in _coarse(base, x_TD, versions)]
+    plain = best_of(each for each in coarse if each.reading.scale == 1 and not each.reading.per_token)
+    best = best_of(fit(reading) for reading in _finer(best_of(coarse).reading))
+    if not plain.readable(d_model) or plain.fvu_clean > UNEXPLAINED:
+        return best.reading
+    factor = best.reading.scale
+    if best.reading.per_token:
+        factor /= float(x_TD.norm(dim=-1).mean())
+        alike = fit(replace(best.reading, scale=factor, per_token=False))
+        if best.fvu_clean < TOLERANCE * alike.fvu_clean:
+            return best.reading
+    clear = not 0.5 < factor < 2 or any(abs(usual - 1) >= NEAR for usual in usual_scales(factor, x_TD).values())
+    return best.reading if clear and best.l0 <= _RISE * plain.l0 else plain.reading
 
 
 def _coarse(base: Reading, x_TD: torch.Tensor, versions: Mapping[str, Any]) -> Iterator[Reading]:
@@ -112,6 +144,11 @@ def natural_scales(x_TD: torch.Tensor) -> dict[str, float]:
         "undoes a mean norm of the square root of d_model": norm / root,
         "undoes a mean norm of 1": norm,
     }
+
+
+def usual_scales(scale: float, x_TD: torch.Tensor) -> dict[str, float]:
+    """Those of `natural_scales` that a scale is near to."""
+    return {name: usual for name, usual in natural_scales(x_TD).items() if abs(scale / usual - 1) < NEAR}
 
 
 @torch.inference_mode()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from sae_lens import TrainingSAE
+from sae_lens.saes.batchtopk_sae import BatchTopK
 from safetensors.torch import load_file, save_file
 
 from neurosae.errors import UserError
@@ -39,16 +41,15 @@ def save(sae: TrainingSAE, folder: Path) -> None:
 
 
 def refuse_if_changed(sae: TrainingSAE, folder: Path, language_model: LanguageModel, texts: Sequence[str]) -> None:
-    """Check that the stored SAE reconstructs texts as the trained one in memory does.
+    """Check that the stored SAE, read back, reconstructs texts as the trained one in memory does.
 
     Raises
     ------
     UserError
         The clean FVU differs by more than 0.01 or L0 by more than 5 %.
     """
-    with tempfile.TemporaryDirectory() as unrounded:
-        sae.save_inference_model(unrounded)
-        before = evaluate(load(unrounded), language_model, texts, spliced_texts=1)
+    with _as_at_inference(sae):
+        before = evaluate(sae, language_model, texts, spliced_texts=1)
     after = evaluate(load(str(folder)), language_model, texts, spliced_texts=1)
     same_fvu = abs(before.fvu_clean - after.fvu_clean) <= _TOLERANCE_FVU
     same_l0 = abs(before.l0 - after.l0) <= _TOLERANCE_L0 * before.l0
@@ -58,3 +59,27 @@ def refuse_if_changed(sae: TrainingSAE, folder: Path, language_model: LanguageMo
             f"L0 {after.l0:.2f} against {before.l0:.2f}",
             where=str(folder),
         )
+
+
+class _Threshold(torch.nn.Module):
+    """What takes the place of BatchTopK after training."""
+
+    def __init__(self, threshold: torch.Tensor) -> None:
+        super().__init__()
+        self.threshold = threshold.clamp(min=0)
+
+    def forward(self, pre: torch.Tensor) -> torch.Tensor:
+        """Pre-activations above the threshold, zeros elsewhere."""
+        return pre * (pre > self.threshold)
+
+
+@contextmanager
+def _as_at_inference(sae: TrainingSAE) -> Iterator[None]:
+    """BatchTopK chooses within a batch while it trains; what is stored has a threshold. The others stay as they are."""
+    activation = sae.activation_fn
+    if isinstance(activation, BatchTopK):
+        sae.activation_fn = _Threshold(sae.topk_threshold)
+    try:
+        yield
+    finally:
+        sae.activation_fn = activation

@@ -15,26 +15,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
 from neurosae.errors import UserError
-from neurosae.forward import at_site, pad, stream
+from neurosae.forward import at_site
 from neurosae.models import LanguageModel
-from neurosae.norms import LIMIT, median_norms
+from neurosae.sae.activations import clean_batches
 from neurosae.sae.decoder_check import SUSPICIOUS, DecoderCheck, check_decoder
 from neurosae.sae.loading import site_of
-from neurosae.sae.readings import Fit, Reading, best_reading, measure, natural_scales
+from neurosae.sae.readings import TOLERANCE, UNEXPLAINED, Fit, Reading, best_reading, measure, usual_scales
 from neurosae.sites import STREAMS, Site
 
-# Measured on the bundled SAE (block 15 of 30): the FVU is 0.17 where it belongs, 0.26 to 0.31 at the residual streams
-# one or two blocks away, 0.18 at 1.2 times the right scale and 0.46 at twice it, 1.6 with another decoder, over 20 at
-# other streams. 64 tokens give the FVU to within 0.02.
-UNEXPLAINED = 0.6  # a reading with a higher FVU explains nothing
-TOLERANCE = 0.9  # another reading must leave less than this share of the declared one's FVU to be preferred
-_DENSE = 0.5  # with more active latents than this share of d_model, a code is not sparse and may explain anything
 _FEWEST_TOKENS = 100
-_NEAR = 0.25  # relative distance at which a scale counts as a usual one: the steps of the search and its noise
 
 
 @dataclass(frozen=True)
@@ -84,14 +78,15 @@ def self_check(
     texts : sequence of str
         Ordinary texts; the first ones with about `n_tokens` tokens are read.
     context : int, default 256
-        Longest context in tokens.
+        Longest context in tokens; at most the language model's.
     n_tokens : int, default 4000
         Bounds memory: up to ten sites x `n_tokens` x d_model float32 values are held.
 
     Raises
     ------
     UserError
-        A site the language model does not have, a transcoder, fewer than 100 clean tokens.
+        A site the language model does not have, a transcoder, fewer than 100 clean tokens, activations that are not
+        finite.
     """
     sites = candidate_sites(language_model, site_of(sae))
     return compare_readings(sae, capture_clean(language_model, texts, sites, context=context, n_tokens=n_tokens))
@@ -127,23 +122,14 @@ def capture_clean(
     language_model: LanguageModel, texts: Sequence[str], sites: Sequence[Site], *, context: int, n_tokens: int
 ) -> dict[Site, torch.Tensor]:
     """Activations of the tokens that are clean at every site, each of shape (T, D); about `n_tokens` of them."""
-    ids, n = [], 0
-    for row in language_model.token_ids(texts, context):
-        if n < n_tokens and len(row) > 1:
-            ids.append(row)
-            n += len(row) - 1
-    limits = {site: LIMIT * norm for site, norm in median_norms(language_model, sites).items()}
-    parts: dict[Site, list[torch.Tensor]] = {site: [] for site in sites}
-    for rows, activations in stream(language_model, ids, sites, batch_size=8):
-        _, clean = pad([ids[row] for row in rows], language_model.sink_token)
-        clean[:, 0] = False
-        values = [activation.float().cpu() for activation in activations]
-        for site, x in zip(sites, values, strict=True):
-            clean &= x.norm(dim=-1) <= limits[site]
-        for site, x in zip(sites, values, strict=True):
-            parts[site].append(x[clean])
-    empty = torch.empty(0, language_model.d_model)
-    return {site: torch.cat([empty, *part]) for site, part in parts.items()}
+    context = min(context, language_model.context)
+    lengths = [len(ids) - 1 for ids in language_model.token_ids(texts, context)]
+    n_texts = int(np.searchsorted(np.cumsum(lengths), n_tokens)) + 1
+    parts = [[torch.empty(0, language_model.d_model)] for _ in sites]
+    for batch in clean_batches(language_model, texts[:n_texts], sites, context, tokens_per_batch=2048):
+        for part, values in zip(parts, batch.activations, strict=True):
+            part.append(values.float())
+    return {site: torch.cat(part) for site, part in zip(sites, parts, strict=True)}
 
 
 def compare_readings(
@@ -190,7 +176,7 @@ def _verdict(fits: list[Fit], decoder: DecoderCheck, activations: Mapping[Site, 
     """Judge the declared reading, which comes first, against the others."""
     declared = fits[0]
     n_tokens, d_model = activations[declared.reading.site].shape
-    readable = [fit for fit in fits if fit.l0 <= _DENSE * d_model]
+    readable = [fit for fit in fits if fit.readable(d_model)]
     best = min(readable or fits, key=lambda fit: fit.fvu_clean)
     elsewhere = [fit for fit in fits if fit.reading.site != declared.reading.site]
     rival = min([fit for fit in elsewhere if fit in readable] or elsewhere, key=lambda fit: fit.fvu_clean)
@@ -262,8 +248,8 @@ def _other(declared: Fit, best: Fit, decoder: DecoderCheck, x_TD: torch.Tensor) 
 
 def _why(scale: float, x_TD: torch.Tensor) -> str:
     """The usual factor that a scale is near to, in words."""
-    near = [name for name, usual in natural_scales(x_TD).items() if abs(scale / usual - 1) < _NEAR]
-    return f" (which {near[0]})" if near else ""
+    near = next(iter(usual_scales(scale, x_TD)), None)
+    return f" (which {near})" if near else ""
 
 
 def _nothing_fits(best: Fit, decoder: DecoderCheck) -> str:

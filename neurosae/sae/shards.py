@@ -7,6 +7,7 @@ at all.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -149,8 +150,10 @@ def read_index(folder: Path) -> pd.DataFrame:
     Returns
     -------
     DataFrame, all columns int32
-        `shard` and `row` in it; `text`, its number in the corpus from 0; `context`, which sentence of the text (0 if
-        the text was not cut into sentences); `position` in that context, where the sink token is 0; `token_id`.
+        `shard` and `row` in it; `text`, its number in the corpus from 0, texts that the capture skipped included (the
+        files themselves count from the first that it read, `first_text` of the record); `context`, which sentence of
+        the text (0 if the text was not cut into sentences); `position` in that context, where the sink token is 0;
+        `token_id`.
 
     Raises
     ------
@@ -168,7 +171,9 @@ def read_index(folder: Path) -> pd.DataFrame:
             raise UserError(f"{path} is no index of a shard: {error}") from error
         if len(tables[-1]) != len(shard.acts_TD):
             raise UserError(f"{path} has {len(tables[-1]):,} rows, its shard {len(shard.acts_TD):,}")
-    return pa.concat_tables(tables).to_pandas()
+    index = pa.concat_tables(tables).to_pandas()
+    index["text"] += np.int32(read_record(folder / RECORD).get("first_text", 0))
+    return index
 
 
 def export_npy(folder: Path, dtype: str = "float32", block_rows: int = 65_536) -> Path:
@@ -265,6 +270,24 @@ class ShardReader:
                 raise UserError(f"{self.paths[number]} has values that are not finite")
             out[torch.from_numpy(here)] = values
         return out
+
+
+def shards_digest(folder: Path, samples: int = 16) -> str:
+    """Hash of the activations in a folder: the shape of every shard and evenly spaced rows of it.
+
+    Indices, the record and what else lies there, such as an exported array, do not count.
+
+    Raises
+    ------
+    UserError
+        See `open_shards`.
+    """
+    summary = hashlib.sha256()
+    for shard in open_shards(folder):
+        n, width = shard.acts_TD.shape
+        summary.update(f"{shard.path.name} {n} {width} {shard.acts_TD.dtype}".encode())
+        summary.update(shard.acts_TD[:: max(1, n // samples)].float().numpy().tobytes())
+    return summary.hexdigest()[:16]
 
 
 def captured_tokens(folder: Path) -> int:

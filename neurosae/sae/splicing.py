@@ -39,7 +39,7 @@ class Losses:
 
 
 def clean_mask(x_BTD: torch.Tensor, real_BT: torch.Tensor, limit: float) -> torch.Tensor:
-    """Real tokens without the sink in front and without outliers.
+    """Real tokens without the sink in front and without outliers, as `neurosae.sae.activations.clean_batches` has them.
 
     Parameters
     ----------
@@ -49,8 +49,20 @@ def clean_mask(x_BTD: torch.Tensor, real_BT: torch.Tensor, limit: float) -> torc
         Where there is a token, the sink included.
     limit : float
         Positions with a larger norm are outliers.
+
+    Raises
+    ------
+    UserError
+        Activations of a token, the sink included, that are not finite.
     """
-    mask_BT = real_BT.to(x_BTD.device) & (x_BTD.float().norm(dim=-1) <= limit)
+    norm_BT, real_BT = x_BTD.float().norm(dim=-1), real_BT.to(x_BTD.device)
+    if not torch.isfinite(norm_BT[real_BT]).all():
+        raise UserError(
+            "The language model gives activations that are not finite",
+            where="--dtype",
+            suggestion="Choose bfloat16 or float32: float16 overflows in many models",
+        )
+    mask_BT = real_BT & (norm_BT <= limit)
     mask_BT[:, 0] = False
     return mask_BT
 
@@ -89,7 +101,7 @@ def losses(
     Raises
     ------
     UserError
-        No text has a token to predict.
+        No text has a token to predict; activations that are not finite.
     """
     ids = [row for row in ids if len(row) > 1]
     if not ids:

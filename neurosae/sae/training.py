@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
 import warnings
@@ -18,17 +19,19 @@ from sae_lens.saes.sae import TrainStepOutput
 from sae_lens.saes.topk_sae import TopK
 from sae_lens.training.sae_trainer import SAETrainer
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
 from neurosae.errors import UserError
 from neurosae.files import atomic_path, write_json
+from neurosae.sae.activations import only_run
 from neurosae.sae.training_data import TrainingData
 from neurosae.sae.training_log import TrainingLog
 from neurosae.sae.training_plan import TrainingPlan, initial_sae, threshold_for
 
 _SAMPLE, _CALIBRATION = 50_000, 20_000  # tokens for scale and centre; for thresholds
 _LOG_EVERY = 10  # steps
-_POSITION = "position.json"
+_POSITION, _DATA = "position.json", "data.safetensors"
 
 
 class Trainer(SAETrainer):
@@ -59,7 +62,7 @@ class Trainer(SAETrainer):
         self.plan, self.checkpoints, self.checkpoint_every = plan, checkpoints, checkpoint_every
 
     def fit_logged(self, log: TrainingLog) -> None:
-        """Train from where it stands to the end; then the scale is folded into the weights."""
+        """Train from where it stands to the end, the last checkpoint; then the scale is folded into the weights."""
         total = self.cfg.total_training_steps
         bar = tqdm(
             total=total * self.cfg.train_batch_size_samples,
@@ -76,7 +79,7 @@ class Trainer(SAETrainer):
                     row = self.figures(output)
                     log.write(row)
                     bar.set_postfix(fvu=f"{row['fvu']:.3f}", l0=f"{row['l0']:.1f}", dead=row["dead"], refresh=False)
-                if self.n_training_steps % self.checkpoint_every == 0:
+                if self.n_training_steps % self.checkpoint_every == 0 or self.n_training_steps == total:
                     self.keep_checkpoint()
                 bar.update(self.cfg.train_batch_size_samples)
         self.sae.fold_activation_norm_scaling_factor(self.activation_scaler.scaling_factor)
@@ -115,8 +118,9 @@ class Trainer(SAETrainer):
         target = self.checkpoints / str(self.n_training_samples)
         with atomic_path(target) as temporary:
             self.save_checkpoint(temporary.name, base_path=temporary.parent)
+            save_file(self.data_provider.state(), temporary / _DATA)
             about = {"position": self.data_provider.position, "steps": self.cfg.total_training_steps}
-            write_json(temporary / _POSITION, about)
+            write_json(temporary / _POSITION, about | {"plan": dataclasses.asdict(self.plan)})
         for folder in older:
             if folder != target:
                 _remove(folder)
@@ -143,18 +147,38 @@ def _finished(checkpoints: Path) -> list[Path]:
     return [path.parent for path in checkpoints.glob(f"[0-9]*/{_POSITION}")]
 
 
-def _position(checkpoint: Path, steps: int) -> int:
-    """Where the data stood; the learning rate's schedule fits no training of another length."""
+def training_steps(plan: TrainingPlan, n_tokens: int, batch_size: int) -> int:
+    """Batches in all epochs; the last one's rest is left out.
+
+    Raises
+    ------
+    UserError
+        Less than one batch.
+    """
+    steps = int(plan.epochs * n_tokens / batch_size)
+    if steps < 1:
+        raise UserError(f"{plan.epochs:g} epochs of {n_tokens:,} tokens are less than one batch", where="--epochs")
+    return steps
+
+
+def _where_it_stood(checkpoint: Path, steps: int, plan: TrainingPlan) -> dict[str, torch.Tensor]:
+    """The state of the data; the learning rate's schedule fits no training of another length or plan."""
     with _readable(checkpoint):
         about = json.loads((checkpoint / _POSITION).read_text(encoding="utf-8"))
-        position, planned = int(about["position"]), int(about["steps"])
-    if planned != steps:
+        position, planned, known = int(about["position"]), int(about["steps"]), dict(about.get("plan", {}))
+        # Older checkpoints hold the position only.
+        state = load_file(checkpoint / _DATA) if known else {"position": torch.tensor(position)}
+    asked = json.loads(json.dumps(dataclasses.asdict(plan)))
+    differs = f"of {planned:,} steps, this one has {steps:,}" if planned != steps else ""
+    if changed := [name for name in known if known[name] != asked.get(name)]:
+        differs = differs or f"with another {', '.join(changed)}"
+    if differs:
         raise UserError(
-            f"{checkpoint} is of a training of {planned:,} steps, this one has {steps:,}",
+            f"{checkpoint} is of a training {differs}",
             where="--out",
             suggestion="Choose another folder, or delete the checkpoints to start over",
         )
-    return position
+    return state
 
 
 @contextmanager
@@ -205,7 +229,7 @@ def train(
     device : str or torch.device, default "cpu"
         Where the SAE is trained; batches are moved there. Initial weights do not depend on it.
     checkpoint_every : int, default 200
-        Steps between checkpoints: what a killed run loses at most.
+        Steps between checkpoints: what a killed run loses at most. There is one at the end, too.
     log : {"tensorboard", "wandb"}, optional
         Where the rows of ``training.csv`` go besides.
 
@@ -216,33 +240,33 @@ def train(
     Raises
     ------
     UserError
-        A loss that is not finite, a stream that ends early, a checkpoint that cannot be read, `log` not installed.
+        A loss that is not finite, a stream that ends early, a checkpoint that cannot be read or is of another plan,
+        `log` not installed, another run that trains into `out`.
     """
     if checkpoint_every < 1:
         raise UserError(f"checkpoint_every is {checkpoint_every}", where="--checkpoint-every", allowed="1 or more")
-    steps = int(plan.epochs * data.n / data.batch_size)
-    if steps < 1:
-        raise UserError(f"{plan.epochs:g} epochs of {data.n:,} tokens are less than one batch", where="--epochs")
-    checkpoint = newest(out / "checkpoints")
-    if checkpoint:
-        data.position = _position(checkpoint, steps)
-    sample_TD = data.sample(_SAMPLE)
-    scale = float(sample_TD.shape[1] ** 0.5 / sample_TD.norm(dim=-1).mean())
-    sae = initial_sae(plan, sample_TD, scale, dict(metadata), warm_up_steps=steps // 10).to(device)
-    trainer = Trainer(
-        _trainer_config(plan, steps, data.batch_size, device),
-        sae,
-        data,
-        plan=plan,
-        checkpoints=out / "checkpoints",
-        checkpoint_every=checkpoint_every,
-    )
-    trainer.activation_scaler.scaling_factor = scale
-    if checkpoint:
-        trainer.resume(checkpoint)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        trainer.fit_logged(TrainingLog(out / "training.csv", trainer.n_training_steps, log))
+    steps = training_steps(plan, data.n, data.batch_size)
+    with only_run(out):
+        checkpoint = newest(out / "checkpoints")
+        if checkpoint:
+            data.go_on(_where_it_stood(checkpoint, steps, plan))
+        sample_TD = data.sample(_SAMPLE)
+        scale = float(sample_TD.shape[1] ** 0.5 / sample_TD.norm(dim=-1).mean())
+        sae = initial_sae(plan, sample_TD, scale, dict(metadata), warm_up_steps=steps // 10).to(device)
+        trainer = Trainer(
+            _trainer_config(plan, steps, data.batch_size, device),
+            sae,
+            data,
+            plan=plan,
+            checkpoints=out / "checkpoints",
+            checkpoint_every=checkpoint_every,
+        )
+        trainer.activation_scaler.scaling_factor = scale
+        if checkpoint:
+            trainer.resume(checkpoint)
+        with warnings.catch_warnings(), TrainingLog(out / "training.csv", trainer.n_training_steps, log) as rows:
+            warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+            trainer.fit_logged(rows)
     sae.fold_W_dec_norm()
     if isinstance(sae.activation_fn, BatchTopK):
         # The running threshold lags behind after a short training.

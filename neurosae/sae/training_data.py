@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -11,11 +10,9 @@ import torch
 
 from neurosae.errors import UserError
 from neurosae.models import LanguageModel
-from neurosae.sae.activations import ContextPlan, clean_activations
+from neurosae.sae.activations import ContextPlan, _chunks, clean_activations
 from neurosae.sae.shards import ShardReader
 from neurosae.sites import Site
-
-_CHUNK = 512  # contexts tokenised and sorted by length together
 
 
 class TrainingData(Protocol):
@@ -28,7 +25,7 @@ class TrainingData(Protocol):
     batch_size : int
         Tokens per batch.
     position : int
-        What to set in a new object, before the first batch, to go on from here.
+        How far the source has been read, in its own unit.
     """
 
     n: int
@@ -40,6 +37,12 @@ class TrainingData(Protocol):
 
     def sample(self, n: int) -> torch.Tensor:
         """Up to n random rows, shape (n, D), float32; no batch is used up."""
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """What a checkpoint keeps of it."""
+
+    def go_on(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Take up a new object, before its first batch, where another one stood."""
 
 
 class ShardData(ShardReader):
@@ -57,6 +60,14 @@ class ShardData(ShardReader):
     def sample(self, n: int) -> torch.Tensor:
         """Up to n random rows, the same for every position."""
         return self.rows(np.random.default_rng(self.seed).choice(self.n, min(n, self.n), replace=False))
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """The position."""
+        return {"position": torch.tensor(self.position)}
+
+    def go_on(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Set the position."""
+        self.position = int(state["position"])
 
 
 class StreamData:
@@ -82,7 +93,9 @@ class StreamData:
     Notes
     -----
     The position is the number of texts that were read. Taken up again there, no token is given twice, but those that
-    waited in the buffer (and in the last 512 contexts) are left out, and the order is another one.
+    waited in the buffer (and in the texts read together, up to 512 contexts) are left out, and the order is another
+    one. A checkpoint also keeps how many tokens were given, and the sample: a training that has read all that it needs
+    ends without reading more.
     """
 
     def __init__(
@@ -99,9 +112,7 @@ class StreamData:
     ) -> None:
         if n_tokens < 1:
             raise UserError(f"{n_tokens} tokens", where="--tokens", allowed="integers from 1")
-        if not 2 <= plan.context <= language_model.context:
-            allowed = f"2 to {language_model.context} tokens"
-            raise UserError(f"A context of {plan.context}", where="--context", allowed=allowed)
+        plan.check(language_model)
         self.n, self.batch_size, self.position = n_tokens, min(batch_size, n_tokens), 0
         if buffer_tokens < self.batch_size:
             raise UserError(
@@ -113,6 +124,8 @@ class StreamData:
         self._site = site.check(language_model.n_blocks)
         self._buffer = torch.empty(min(buffer_tokens, n_tokens), language_model.d_model, dtype=torch.bfloat16)
         self._held, self._given, self._seed = 0, 0, seed
+        self._sample_TD: torch.Tensor | None = None
+        self._goes_on = False
         self._fresh = self._read()
         self._left = self._buffer[:0]
 
@@ -125,7 +138,9 @@ class StreamData:
             raise UserError(
                 f"The corpus gave {self._given + self._held:,} clean tokens, {self.n:,} were asked for",
                 where="--tokens",
-                suggestion="Ask for fewer in another folder, or give a longer corpus",
+                suggestion="Start over in another folder: what waited in the buffer when the run before ended is lost"
+                if self._goes_on
+                else "Ask for fewer in another folder, or give a longer corpus",
             )
         random = np.random.default_rng([self._seed, self.position, self._given])
         rows = random.choice(self._held, self.batch_size, replace=False)
@@ -135,16 +150,28 @@ class StreamData:
         return batch
 
     def sample(self, n: int) -> torch.Tensor:
-        """Up to n random rows of the first buffer."""
-        self._fill()
-        if not self._held:
-            raise UserError("The corpus gave no clean token", where="CORPUS")
-        rows = np.random.default_rng(self._seed).choice(self._held, min(n, self._held), replace=False)
-        return self._buffer[torch.from_numpy(rows)].float()
+        """Up to n random rows of the first buffer; drawn once, so that it is the same for every position."""
+        if self._sample_TD is None:
+            self._fill()
+            if not self._held:
+                raise UserError("The corpus gave no clean token", where="CORPUS")
+            rows = np.random.default_rng(self._seed).choice(self._held, min(n, self._held), replace=False)
+            self._sample_TD = self._buffer[torch.from_numpy(rows)]
+        return self._sample_TD[:n].float()
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """The position, how many tokens were given, and the sample if one was drawn."""
+        numbers = {"position": torch.tensor(self.position), "given": torch.tensor(self._given)}
+        return numbers if self._sample_TD is None else {**numbers, "sample": self._sample_TD}
+
+    def go_on(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Read on behind the position; without a sample (older checkpoints have none), one is drawn there."""
+        self.position, self._given = int(state["position"]), int(state.get("given", 0))
+        self._sample_TD, self._goes_on = state.get("sample"), True
 
     def _read(self) -> Iterator[torch.Tensor]:
         contexts = self._plan.contexts(self._texts(), skip=self.position)
-        while chunk := list(itertools.islice(contexts, _CHUNK)):
+        for chunk in _chunks(contexts, len(self._buffer) // self._plan.context):
             self.position = chunk[-1][0] + 1
             texts = [text for _, text in chunk]
             for activations, _ in clean_activations(self._language_model, texts, self._site, self._plan.context):

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from neurosae.errors import UserError, unknown_name
 from neurosae.files import atomic_path
 
-Write = Callable[[dict[str, float]], None]
+
+class Sink(NamedTuple):
+    """Somewhere else that rows go: how to send one, and how to end."""
+
+    write: Callable[[dict[str, float]], None]
+    close: Callable[[], None]
 
 
 class TrainingLog:
     """Rows with a ``step``, written as they come; a training that goes on from a checkpoint drops what came after it.
+
+    A context manager: at its end, whatever `also` opened is closed.
 
     Parameters
     ----------
@@ -31,11 +39,24 @@ class TrainingLog:
         self._also = _open(also, path.parent) if also else None
         rows = _rows(path)
         kept = [row for row in rows if int(row["step"]) <= step]
-        if len(kept) < len(rows):
+        if path.is_file():  # always, or the next row would be glued to what a kill left of one
             with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-                writer = csv.DictWriter(stream, rows[0])
-                writer.writeheader()
-                writer.writerows(kept)
+                if kept:
+                    writer = csv.DictWriter(stream, kept[0])
+                    writer.writeheader()
+                    writer.writerows(kept)
+
+    def __enter__(self) -> TrainingLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End what `also` opened; the CSV is complete after every row."""
+        if self._also:
+            self._also.close()
+            self._also = None
 
     def write(self, row: dict[str, float]) -> None:
         """Append a row; all rows have the same columns."""
@@ -46,18 +67,19 @@ class TrainingLog:
                 writer.writeheader()
             writer.writerow(row)
         if self._also:
-            self._also(row)
+            self._also.write(row)
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as stream:
-        # A kill may leave half a row at the end.
-        return [row for row in csv.DictReader(stream) if None not in row.values()]
+        text = stream.read()
+    whole = text[: text.rfind("\n") + 1]  # a kill may leave half a row at the end
+    return [row for row in csv.DictReader(io.StringIO(whole, newline="")) if None not in row.values()]
 
 
-def _tensorboard(folder: Path) -> Write:
+def _tensorboard(folder: Path) -> Sink:
     from torch.utils.tensorboard import SummaryWriter
 
     writer = SummaryWriter(str(folder / "tensorboard"))
@@ -67,23 +89,23 @@ def _tensorboard(folder: Path) -> Write:
             writer.add_scalar(name, value, int(row["step"]))
         writer.flush()
 
-    return write
+    return Sink(write, writer.close)
 
 
-def _wandb(folder: Path) -> Write:
+def _wandb(folder: Path) -> Sink:
     import wandb
 
     try:
         run = wandb.init(project="neurosae", name=folder.resolve().name, dir=folder)
     except wandb.Error as error:
         raise UserError(f"wandb cannot start: {error}", where="--log") from error
-    return lambda row: run.log(row, step=int(row["step"]))
+    return Sink(lambda row: run.log(row, step=int(row["step"])), run.finish)
 
 
-LOGS: dict[str, Callable[[Path], Write]] = {"tensorboard": _tensorboard, "wandb": _wandb}
+LOGS: dict[str, Callable[[Path], Sink]] = {"tensorboard": _tensorboard, "wandb": _wandb}
 
 
-def _open(name: str, folder: Path) -> Write:
+def _open(name: str, folder: Path) -> Sink:
     if name not in LOGS:
         raise unknown_name("log", name, LOGS, where="--log")
     try:

@@ -81,10 +81,10 @@ class TrainingPlan:
     """
 
     architecture: str = "batchtopk"
-    n_latents: int = 6144
+    n_latents: int = 9216
     k: int = 32
     k_start: int = 128
-    epochs: float = 3.0
+    epochs: float = 4.0
     batch_size: int = 4096
     lr: float = 7e-4
     dead_after_tokens: int = 400_000

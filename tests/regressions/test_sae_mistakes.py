@@ -181,7 +181,7 @@ def test_mistake_13_no_document_is_on_both_sides(
     out, texts = finished
     assert [number for number, text in enumerate(texts) if "day 0" in text] == [0, 1, 2, 3, 4]
     for (number, _), rows in read_index(out / "shards").groupby(["text", "context"]):
-        text = texts[7 + number]
+        text = texts[number]
         of_text = language_model.token_ids([text, *sentences(text)])
         assert set(rows["token_id"]) <= set(itertools.chain.from_iterable(of_text))
         # Single tokens may be missing as outliers, such as a space.
