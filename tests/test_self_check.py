@@ -133,10 +133,11 @@ def test_shrinkage_is_no_scaling(k: int, shrinkage: float) -> None:
     assert "scaling" not in other.sentence
 
 
-def test_shrinkage_is_no_normalisation_of_tokens_either() -> None:
-    """Tokens of nearly one length, somewhat below the square root of d_model."""
-    sae, x_TD = planted(20, 0.8)
-    factor = 0.75 * 16 / float(x_TD.norm(dim=1).mean())
+@pytest.mark.parametrize(("k", "shrinkage", "length"), [(20, 0.8, 0.75), (8, 0.4, 1.2), (20, 0.5, 1.3)])
+def test_shrinkage_is_no_normalisation_of_tokens_either(k: int, shrinkage: float, length: float) -> None:
+    """Tokens of nearly one length, somewhat below or above the square root of d_model."""
+    sae, x_TD = planted(k, shrinkage)
+    factor = length * 16 / float(x_TD.norm(dim=1).mean())
     x_TD *= factor
     sae.b_enc.data *= factor
     found = compare_readings(sae, {site_of(sae): x_TD, Site(2): x_TD.flip(1)})
@@ -164,6 +165,14 @@ def test_a_usual_scaling_is_found_below_a_factor_of_two(sae: Any, activations: A
     assert not found.fits
     assert found.best.reading.scale == pytest.approx(1.5, rel=0.2)
     assert "square root of d_model" in found.sentence
+
+
+def test_an_unusual_scaling_below_a_factor_of_two_is_no_other_site(sae: Any, activations: Activations) -> None:
+    in_units = {name: getattr(sae, name).data * 1.5 for name in ("b_enc", "b_dec", "threshold")}
+    found = check(changed(sae, **in_units), activations)
+    assert found.declared.fvu_clean < 0.6
+    assert found.best.reading == found.declared.reading
+    assert (found.table["scale"] == 1).all()
 
 
 def test_a_dense_reading_does_not_hide_the_sparse_one_of_its_site() -> None:

@@ -44,6 +44,11 @@ class Reading:
     subtract_b_dec: bool = False
     weights: str = "as stored"
 
+    @property
+    def unscaled(self) -> bool:
+        """Whether activations are read as they are."""
+        return self.scale == 1 and not self.per_token
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -77,7 +82,9 @@ class Fit:
         return self.l0 <= DENSEST * d_model
 
 
-def best_reading(base: Reading, versions: Mapping[str, Any], x_TD: torch.Tensor, block_tokens: int) -> Reading:
+def best_reading(
+    base: Reading, versions: Mapping[str, Any], x_TD: torch.Tensor, block_tokens: int, *, scaled: bool = True
+) -> Reading:
     """The reading of one site that leaves the least unexplained: a coarse grid of scales, then a finer one.
 
     Scales from 1/2048 to 2048, each token brought to one length, and both ways with ``b_dec``. Sparse readings come
@@ -94,8 +101,9 @@ def best_reading(base: Reading, versions: Mapping[str, Any], x_TD: torch.Tensor,
     x_TD : torch.Tensor of shape (T, D)
         Some clean activations of the site.
     block_tokens : int
+    scaled : bool, default True
+        Whether scales other than 1 are tried.
     """
-
     d_model = x_TD.shape[1]
 
     def fit(reading: Reading) -> Fit:
@@ -104,8 +112,10 @@ def best_reading(base: Reading, versions: Mapping[str, Any], x_TD: torch.Tensor,
     def best_of(fits: Iterable[Fit]) -> Fit:
         return min(fits, key=lambda fit: (not fit.readable(d_model), fit.fvu_clean))
 
-    coarse = [fit(reading) for reading in _coarse(base, x_TD, versions)]
-    plain = best_of(each for each in coarse if each.reading.scale == 1 and not each.reading.per_token)
+    coarse = [fit(reading) for reading in _coarse(base, x_TD, versions) if scaled or reading.unscaled]
+    plain = best_of(each for each in coarse if each.reading.unscaled)
+    if not scaled:
+        return plain.reading
     best = best_of(fit(reading) for reading in _finer(best_of(coarse).reading))
     if not plain.readable(d_model) or plain.fvu_clean > UNEXPLAINED:
         return best.reading
@@ -113,7 +123,7 @@ def best_reading(base: Reading, versions: Mapping[str, Any], x_TD: torch.Tensor,
     if best.reading.per_token:
         factor /= float(x_TD.norm(dim=-1).mean())
         alike = fit(replace(best.reading, scale=factor, per_token=False))
-        if best.fvu_clean < TOLERANCE * alike.fvu_clean:
+        if 2 * best.fvu_clean < alike.fvu_clean:  # one length also evens out shrinkage, which is worth less
             return best.reading
     clear = not 0.5 < factor < 2 or any(abs(usual - 1) >= NEAR for usual in usual_scales(factor, x_TD).values())
     return best.reading if clear and best.l0 <= _RISE * plain.l0 else plain.reading

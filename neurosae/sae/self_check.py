@@ -163,11 +163,17 @@ def compare_readings(
     versions = {"as stored": sae, **repaired}
     as_loaded = Reading(declared_site, subtract_b_dec=bool(sae.cfg.apply_b_dec_to_input))
     scanned = torch.linspace(0, n_tokens - 1, min(n_tokens, scan_tokens)).long()
+    few = {site: x_TD[scanned] for site, x_TD in activations.items()}
+    own = best_reading(as_loaded, versions, few[declared_site], block_tokens)
+    # Where the SAE explains its own site without a scale, one found elsewhere would be that of the other site.
+    unexplained = measure(versions[own.weights], few[declared_site], own, block_tokens).fvu_clean
+    scaled = not own.unscaled or unexplained > UNEXPLAINED
     finalists = [
-        best_reading(replace(as_loaded, site=site), versions, x_TD[scanned], block_tokens)
-        for site, x_TD in activations.items()
+        best_reading(replace(as_loaded, site=site), versions, x_TD, block_tokens, scaled=scaled)
+        for site, x_TD in few.items()
+        if site != declared_site
     ]
-    readings = dict.fromkeys([as_loaded, *finalists])
+    readings = dict.fromkeys([as_loaded, own, *finalists])
     fits = [measure(versions[r.weights], activations[r.site], r, block_tokens) for r in readings]
     return _verdict(fits, decoder, activations)
 

@@ -180,8 +180,8 @@ def test_mistake_13_no_document_is_on_both_sides(
     """Every token of training comes from a text behind the held-out ones; those are the only ones of day 0."""
     out, texts = finished
     assert [number for number, text in enumerate(texts) if "day 0" in text] == [0, 1, 2, 3, 4]
-    for (number, _), rows in read_index(out / "shards").groupby(["text", "context"]):
-        text = texts[number]
+    for _, rows in read_index(out / "shards").groupby(["text", "context"]):
+        text = texts[rows["text"].iloc[0]]
         of_text = language_model.token_ids([text, *sentences(text)])
         assert set(rows["token_id"]) <= set(itertools.chain.from_iterable(of_text))
         # Single tokens may be missing as outliers, such as a space.
