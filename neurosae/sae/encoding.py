@@ -80,7 +80,7 @@ def encode_rows(
     values_TD = np.asanyarray(values_TD)
     if values_TD.ndim != 2 or values_TD.shape[1] != sae.cfg.d_in:
         raise UserError(
-            f"The SAE reads activations of width {sae.cfg.d_in}, the language model gives shape {values_TD.shape}",
+            f"The SAE reads activations of width {sae.cfg.d_in}, the language model gives {_width(values_TD)}",
             where="--sae",
             suggestion="Choose an SAE that was trained on this language model",
         )
@@ -183,6 +183,10 @@ def encode(sae: Any, responses: Responses, name: str, *, memory: int = MEMORY) -
     shape = (len(responses.tokens), codes.shape[1])
     spread = sp.csr_array((codes.data, codes.indices, starts), shape=shape)
     return responses.with_values(spread, features="latents", sae=name)
+
+
+def _width(values: np.ndarray) -> str:
+    return str(values.shape[1]) if values.ndim == 2 else f"shape {values.shape}"
 
 
 def _existing(latents: Sequence[int] | np.ndarray, n_latents: int) -> np.ndarray:

@@ -91,7 +91,7 @@ class Trainer(SAETrainer):
             self.sae.activation_fn.k = round(k) if isinstance(self.sae.activation_fn, TopK) else k
         output = super().step(batch)
         if not torch.isfinite(output.loss):
-            raise self._diverged(f"The loss is {float(output.loss):g} at step {self.n_training_steps + 1:,}")
+            raise self._diverged(f"The loss is {output.loss.item():g} at step {self.n_training_steps + 1:,}")
         return output
 
     @torch.no_grad()
