@@ -253,7 +253,8 @@ def report(cells: pd.DataFrame, out: Path) -> None:
     print(f"\nMeasured on held-out texts\n\n{shown.to_string(index=False, float_format='{:.3f}'.format)}")
     print(f"\nFVU = coefficient * width ** -exponent\n\n{fits.to_string(index=False, float_format='{:.3f}'.format)}")
     figure, axes = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
-    dictionary_plots.scaling_curve(cells, "fvu", "clean FVU, held out (dashed: power law)", laws, axes[0])
+    fitted = " (dashed: power law)" if any(law.valid for law in laws.values()) else ""
+    dictionary_plots.scaling_curve(cells, "fvu", f"clean FVU, held out{fitted}", laws, axes[0])
     axes[0].set_yscale("log")
     for which in (axes[0].yaxis.set_major_formatter, axes[0].yaxis.set_minor_formatter):
         which("{x:.2f}")
