@@ -120,12 +120,7 @@ def load_pair(options: argparse.Namespace) -> tuple[Any, LanguageModel]:
     """
     sae = loading.load(options.sae, options.device, model=options.model)
     language_model = load_model_of(sae, options)
-    if sae.cfg.d_in != language_model.d_model:
-        raise UserError(
-            f"The SAE reads activations of width {sae.cfg.d_in}, {language_model.name} gives {language_model.d_model}",
-            where="--sae",
-            suggestion="Choose the language model that the SAE was trained on with --model",
-        )
+    loading.check_width(sae, language_model)
     return sae, language_model
 
 

@@ -16,7 +16,7 @@ from neurosae.models import LanguageModel
 from neurosae.norms import LIMIT, median_norms
 from neurosae.sae.examples import StrongestTexts
 from neurosae.sae.latents import DENSE, Usage
-from neurosae.sae.loading import site_of
+from neurosae.sae.loading import check_width, site_of
 from neurosae.sae.splicing import clean_mask, losses, reconstruct
 
 
@@ -259,12 +259,7 @@ def _check(sae: Any, language_model: LanguageModel, texts: Sequence[str]) -> Non
             "This is a transcoder: it predicts another site than it reads, so that it cannot be spliced in",
             where="--sae",
         )
-    if sae.cfg.d_in != language_model.d_model:
-        raise UserError(
-            f"The SAE reads activations of width {sae.cfg.d_in}, {language_model.name} gives {language_model.d_model}",
-            where="--sae",
-            suggestion="Choose the language model that the SAE was trained on with --model",
-        )
+    check_width(sae, language_model)
     site_of(sae).check(language_model.n_blocks)
 
 

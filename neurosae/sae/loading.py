@@ -12,7 +12,7 @@ import torch
 
 from neurosae.errors import UserError, unknown_name
 from neurosae.files import digest, sha256_file
-from neurosae.models import DTYPES, resolve_device
+from neurosae.models import DTYPES, LanguageModel, resolve_device
 from neurosae.sae import hub, registry
 from neurosae.sae.building import to_saelens
 from neurosae.sae.checkpoints import SCALER, checkpoint_folder, load_checkpoint
@@ -103,6 +103,16 @@ def declared_site(spec: str, model: str | None = None) -> Site:
             return site_of(load(spec, model=model))
     reader, source = recognise(path)
     return _site(reader.hook_name(source))
+
+
+def check_width(sae: Any, language_model: LanguageModel) -> None:
+    """Refuse an SAE that reads activations of another width than the language model gives."""
+    if sae.cfg.d_in != language_model.d_model:
+        raise UserError(
+            f"The SAE reads activations of width {sae.cfg.d_in}, {language_model.name} gives {language_model.d_model}",
+            where="--sae",
+            suggestion="Choose the language model that the SAE was trained on with --model",
+        )
 
 
 def site_of(sae: Any) -> Site:
