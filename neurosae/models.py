@@ -148,6 +148,41 @@ def load(
     return LanguageModel(name_or_path, bridge, plain, tokenizer, sink, _fingerprint(plain, sink))
 
 
+def untrained_like(language_model: LanguageModel, seed: int = 0) -> LanguageModel:
+    """Control: the same architecture and tokenizer with weights as they are before training.
+
+    Parameters
+    ----------
+    language_model : LanguageModel
+        The trained one.
+    seed : int, default 0
+        The weights depend on the configuration and the seed only; the caller's random state is left alone.
+
+    Returns
+    -------
+    LanguageModel
+        On the device of the trained one and in its precision, with its sink token and a fingerprint of its own.
+
+    Examples
+    --------
+    >>> trained = load()
+    >>> control = untrained_like(trained)
+    >>> control.d_model == trained.d_model, control.fingerprint == trained.fingerprint
+    (True, False)
+    """
+    from transformers import AutoModelForCausalLM
+
+    trained: Any = language_model.plain
+    config, dtype, device = copy.deepcopy(trained.config), trained.dtype, language_model.device
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.manual_seed(seed)
+        hf_model = AutoModelForCausalLM.from_config(config, dtype=dtype).to(device).eval()
+    plain = _share_weights(hf_model)
+    bridge = _bridge(config._name_or_path, hf_model, language_model.tokenizer, dtype, device)
+    sink, name = language_model.sink_token, f"untrained {language_model.name}, seed {seed}"
+    return LanguageModel(name, bridge, plain, language_model.tokenizer, sink, _fingerprint(plain, sink))
+
+
 def prepare(name: str = DEFAULT) -> Path:
     """Folder of the bundled model in the cache; fetched, verified and converted on first use.
 
