@@ -1,0 +1,233 @@
+"""Where does a contrast show? Every block, aligned position and feature tested, then a localizer checked held out.
+
+Examples
+--------
+python -m experiments.contrast_map --concept success --out success_map
+python -m experiments.contrast_map --concept valence --contrast interaction --height-control fwe --out valence_map
+python -m experiments.contrast_map --concept valence --modulator arousal --covariates tokens surprisal --out arousal_map
+python -m experiments.contrast_map --concept success --sae --pooling mean --out success_latents
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from experiments import options as shared
+from neurosae import map_plots, models, plots, stimuli
+from neurosae.errors import UserError
+from neurosae.files import atomic_path, write_json, write_text
+from neurosae.inference import pairs_needed
+from neurosae.representations import Bench, Source
+from neurosae.responses import ALIGNMENTS, POOLINGS, Responses
+from neurosae.sae import loading
+from neurosae.sites import Site
+from neurosae.stimuli import StimulusSet
+from neurosae.univariate import MEASURES, ContrastMap, compute_contrast, covariate_table, localize, region_profile
+from neurosae.univariate.compute import HEIGHT_CONTROLS
+
+_STEP = 5  # blocks between two of the default ones
+_POWER = 0.8
+
+
+def parser() -> argparse.ArgumentParser:
+    """Command-line options; every long name is also a key of --config."""
+    p = shared.command("contrast_map", __doc__)
+    shared.add_config(p)
+    p.add_argument("--concept", default="success", help="a stimulus set: name or YAML file (default: %(default)s)")
+    p.add_argument("--contrast", help="a contrast of the file (default: the first; none with --modulator)")
+    p.add_argument("--modulator", help="test the slope on this rating of the stimulus file instead")
+    p.add_argument(
+        "--covariates", nargs="+", default=[], help=f"nuisance columns: {', '.join(MEASURES)}, ratings (default: none)"
+    )
+    p.add_argument("--blocks", nargs="+", help="block numbers, or all (default: every fifth and the last)")
+    p.add_argument("--pooling", choices=POOLINGS, help="one value per stimulus (default: a window of positions)")
+    p.add_argument("--align", default="target", choices=ALIGNMENTS, help="of the window (default: %(default)s)")
+    p.add_argument("--width", type=int, default=16, help="of the window, in tokens (default: %(default)s)")
+    p.add_argument(
+        "--sae",
+        nargs="?",
+        const=loading.DEFAULT,
+        help="latents of an SAE (the bundled one without a name) instead of neurons",
+    )
+    p.add_argument("--height-control", default="fdr", choices=[*HEIGHT_CONTROLS, "none"], help="default: %(default)s")
+    p.add_argument("--alpha", type=float, default=0.05, help="level of corrected p (default: %(default)s)")
+    p.add_argument("--one-sided", action="store_true", help="only target above foil counts")
+    p.add_argument("--permutations", type=int, default=1000, help="for fwe and clusters (default: %(default)s)")
+    p.add_argument("--k", type=int, default=32, help="features of the localized region (default: %(default)s)")
+    p.add_argument("--peaks", type=int, default=20, help="tests to list (default: %(default)s)")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--out", type=Path, required=True, help="folder for tables (CSV, Parquet) and figures")
+    shared.add_model(p)
+    return p
+
+
+def run(options: argparse.Namespace) -> None:
+    """Test, localize, print, write."""
+    concept = stimuli.load(options.concept)
+    heard, bench = _listen(options, concept)
+    columns = _covariates(options, concept, heard, bench)
+    found = compute_contrast(
+        heard,
+        concept,
+        options.contrast,
+        covariates=columns,
+        modulator=options.modulator,
+        pooling=options.pooling,
+        align=options.align,
+        width=options.width,
+        height_control=None if options.height_control == "none" else options.height_control,
+        alpha=options.alpha,
+        two_sided=not options.one_sided,
+        n_permutations=options.permutations,
+        seed=options.seed,
+    )
+    peaks = found.peaks(options.peaks)
+    tables = {"peaks": peaks, "cells": found.cells()}
+    parts = [describe(found, concept.name), peaks.to_string(index=False, float_format="{:.3g}".format), power(found)]
+    if found.null_LWB is not None and (len(found.features_F) > 1 or found.shared_axis):
+        tables["clusters"] = found.clusters().table
+        parts += ["Clusters of the mean variance explained, block x position", _plain(tables["clusters"])]
+    if not options.modulator:
+        held_out, sentences = _localizer(options, concept, heard, columns)
+        tables, parts = tables | held_out, parts + sentences
+    text = "\n\n".join(parts)
+    print(f"{text}\n\nEverything is in {options.out}")
+    _write(options, found, tables, text)
+    _draw(options, found, tables)
+
+
+def describe(found: ContrastMap, name: str) -> str:
+    """What was tested, and how much of it is significant, in two sentences."""
+    n_blocks, width, n_features = found.t.shape
+    masked = int((~found.tested_LW).sum())
+    control = f"{found.height_control or 'uncorrected'} p <= {found.alpha:g}"
+    beside = f", beside {', '.join(found.covariates)}" if found.covariates else ""
+    return (
+        f"{name}, {found.contrast} ({found.design}{beside}): {n_blocks} blocks x {width} positions x {n_features:,} "
+        f"features, {masked} of {n_blocks * width} cells masked for too few stimuli.\n"
+        f"{int(found.significant.sum()):,} of {int(found.valid.sum()):,} tests are significant ({control}, "
+        f"{'two-sided' if found.two_sided else 'one-sided'}). The strongest:"
+    )
+
+
+def power(found: ContrastMap) -> str:
+    """How many stimuli an effect like the strongest and the median significant one would need."""
+    sizes = np.abs(found.d[found.significant & (found.se > 0)])
+    if not len(sizes):
+        return "No test with a finite effect size is significant: no size of an effect to plan with."
+    paired = found.design in ("pairs", "interaction")
+    n_tests = int(found.valid.sum())
+    needed = [
+        pairs_needed(float(d), _POWER, found.alpha, n_tests, "pairs" if paired else "unpaired")
+        for d in (np.median(sizes), sizes.max())
+    ]
+    unit = {"pairs": "pairs", "interaction": "families"}.get(found.design, "stimuli in each of two groups")
+    return (
+        f"For {_POWER:.0%} power among {n_tests:,} tests (Bonferroni), an effect of the median size of the significant "
+        f"ones (d = {np.median(sizes):.2f}) would need {needed[0]} {unit}, the largest (d = {sizes.max():.2f}) "
+        f"{needed[1]}. Sizes of significant effects are selected, hence optimistic."
+    )
+
+
+def _listen(options: argparse.Namespace, concept: StimulusSet) -> tuple[dict[Site, Responses], Bench]:
+    """Neurons of all blocks from one forward pass, or latents of the SAE's block."""
+    source = Source(
+        options.model,
+        options.device,
+        options.dtype,
+        options.sae or loading.DEFAULT,
+        device_map=options.device_map,
+    )
+    bench = Bench(concept, source, progress=True)
+    if options.sae:
+        site = loading.site_of(bench.sae)
+        if options.blocks and options.blocks != [str(site.block)]:
+            raise UserError(f"The SAE reads block {site.block}", where="--blocks", suggestion="Leave --blocks out")
+        return {site: bench.latents(site)}, bench
+    n_blocks = bench.language_model.n_blocks
+    numbers = range(n_blocks) if options.blocks == ["all"] else sorted({*range(0, n_blocks, _STEP), n_blocks - 1})
+    if options.blocks and options.blocks != ["all"]:
+        numbers = [Site.parse(name).check(n_blocks).block for name in options.blocks]
+    sites = [Site(block) for block in numbers]
+    bench.listen(sites)
+    return {site: bench.neurons(site) for site in sites}, bench
+
+
+def _covariates(
+    options: argparse.Namespace, concept: StimulusSet, heard: dict[Site, Responses], bench: Bench
+) -> pd.DataFrame:
+    return covariate_table(
+        concept,
+        options.covariates,
+        responses=next(iter(heard.values())),
+        surprisal=lambda texts: models.surprisal(bench.language_model, texts),
+    )
+
+
+def _localizer(
+    options: argparse.Namespace, concept: StimulusSet, heard: dict[Site, Responses], covariates: pd.DataFrame
+) -> tuple[dict[str, pd.DataFrame], list[str]]:
+    """What regions found on half of the items do on the other half; or why that cannot be asked."""
+    about: dict[str, Any] = {"k": options.k, "pooling": options.pooling or "mean", "seed": options.seed}
+    window: dict[str, Any] = {"align": options.align, "width": options.width, "covariates": covariates}
+    try:
+        localized = localize(heard, concept, options.contrast, **about, **window)
+        profile = region_profile(heard, concept, options.contrast, **about)
+    except UserError as error:
+        return {}, [f"No region was tested on held-out items. {error}"]
+    region, summary = localized.region.table, localized.summary()
+    blocks = ", ".join(f"{n} in block {block}" for block, n in region["block"].value_counts().sort_index().items())
+    sentence = (
+        f"A region of {len(region)} features, found on half of the items ({blocks}), does this on the "
+        f"{len(localized.held_out_S)} held-out stimuli:"
+    )
+    return {"region": region, "held_out": summary, "profile": profile}, [sentence, _plain(summary)]
+
+
+def _plain(table: pd.DataFrame) -> str:
+    return table.to_string(index=False, float_format="{:.3g}".format, na_rep="-") if len(table) else "none"
+
+
+def _write(options: argparse.Namespace, found: ContrastMap, tables: dict[str, pd.DataFrame], text: str) -> None:
+    """Tables as CSV, every valid test as Parquet, the summary, and the settings."""
+    options.out.mkdir(parents=True, exist_ok=True)
+    for name, table in tables.items():
+        write_text(options.out / f"{name}.csv", table.to_csv(index=False))
+    with atomic_path(options.out / "map.parquet") as temporary:
+        frame = found.to_frame()
+        frame[found.valid.ravel()].to_parquet(temporary)
+    write_text(options.out / "summary.txt", text + "\n")
+    write_json(options.out / "settings.json", vars(options))
+
+
+def _draw(options: argparse.Namespace, found: ContrastMap, tables: dict[str, pd.DataFrame]) -> None:
+    """Figures of the map, its strongest feature, all tests, and the regions."""
+    axes = {"volcano": map_plots.volcano(found)}
+    if found.n_LW.size > 1:
+        axes["map"] = map_plots.contrast_map(found)
+    if found.n_LW.size > 1 and len(tables["peaks"]) and found.shared_axis:
+        axes["strongest_feature"] = map_plots.contrast_map(found, int(tables["peaks"]["feature"].iloc[0]))
+    if len(tables.get("profile", ())) > 1:
+        axes["block_profile"] = map_plots.block_profile(tables["profile"])
+    for name, ax in axes.items():
+        plots.save(ax.figure, options.out / name)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; exit code 2 on bad input."""
+
+    def start() -> None:
+        run(shared.read(parser(), arguments))
+
+    return shared.end(start)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
