@@ -300,8 +300,17 @@ def test_max_t_is_the_p_value_of_the_largest_statistic(rng: np.random.Generator,
     np.testing.assert_array_equal(
         (result.p_fwe <= 0.1)[valid_F], (extreme(t_F) > result.threshold * (1 + 1e-9))[valid_F]
     )
-    assert result.smallest_p == 1 / (len(labels_BS) + 1)
+    mirrored = tail == "two-sided" and (labels_BS == -np.asarray(labels_S)).all(axis=1).any()
+    assert result.smallest_p == (1 + mirrored) / (len(labels_BS) + 1)
     assert result.exhaustive == (design == "interaction")
+
+
+@pytest.mark.parametrize(("tail", "expected"), [("two-sided", 2 / 64), ("greater", 1 / 64)])
+def test_smallest_p_is_what_a_clear_effect_reaches_when_all_sign_flips_are_tried(tail: str, expected: float) -> None:
+    labels_S, pair_S = np.tile([1, -1], 6), np.repeat(np.arange(6), 2)
+    Y_SF = np.outer(labels_S, [1.0]) + 0.01 * np.random.default_rng(0).normal(size=(12, 1))
+    result = max_t(Y_SF, labels_S, pair_S, "pairs", tail=tail)
+    assert result.smallest_p == result.p_fwe[0] == expected
 
 
 @pytest.mark.parametrize("tail", ["two-sided", "greater", "less"])

@@ -79,7 +79,7 @@ class MaxT:
     p: Array
     """Uncorrected permutation p [F]; 1 for features that are not valid."""
     threshold: float
-    """A feature is significant if its statistic *exceeds* this; infinite where `smallest_p` is above `alpha`."""
+    """A feature is significant if its statistic *exceeds* this; infinite where too few arrangements exist."""
     alpha: float
     tail: str
     smallest_p: float
@@ -277,7 +277,9 @@ def max_t(
     spared = int(alpha * (len(null_max_B) + 1) + 1e-9) - 1  # null maxima that may reach a significant statistic
     threshold = float(np.sort(null_max_B)[-1 - spared]) if spared >= 0 else np.inf
     exhaustive = count_arrangements(units.x_S, blocks_S, design) - 1 <= n
-    return MaxT(observed, null_max_B, p_fwe_F, p_F, threshold, alpha, tail, smallest_p(len(null_max_B)), exhaustive)
+    mirrored = tail == "two-sided" and bool((labels_BS == -np.sign(units.x_S)).all(axis=1).any())
+    smallest = smallest_p(len(null_max_B), mirrored=mirrored)
+    return MaxT(observed, null_max_B, p_fwe_F, p_F, threshold, alpha, tail, smallest, exhaustive)
 
 
 def t_of_r(r: Array, df: int) -> Array:

@@ -150,15 +150,18 @@ def permutation_p(observed: ArrayLike, null: ArrayLike, tail: str = "greater") -
     return (np.sum(values_B >= value - tie, axis=0) + 1) / (len(values_B) + 1)
 
 
-def smallest_p(n: int) -> float:
+def smallest_p(n: int, *, mirrored: bool = False) -> float:
     """Smallest p-value that `n` arrangements can give, 1/(n + 1).
+
+    Twice that for a two-sided test where one of them is the mirror image of the observed labels: its statistic is as
+    large as the observed one, whatever the data.
 
     Examples
     --------
-    >>> smallest_p(99)
-    0.01
+    >>> smallest_p(99), smallest_p(99, mirrored=True)
+    (0.01, 0.02)
     """
-    return 1 / (n + 1)
+    return (1 + mirrored) / (n + 1)
 
 
 def _checked(labels_S: ArrayLike, blocks_S: ArrayLike, design: str) -> tuple[NDArray[np.int8], NDArray[np.intp]]:

@@ -42,6 +42,7 @@ def score_model(
     block_size: int | None = None,
     backend: str = "numpy",
     device: str = "cpu",
+    n_jobs: int = 1,
 ) -> FeatureScores:
     """Compare the RDM of every feature with graded model RDMs.
 
@@ -70,6 +71,8 @@ def score_model(
         Features held at a time. Default: about 8 MB per array.
     backend, device : str, default "numpy" and "cpu"
         "torch" computes the closed form in float64 on `device`.
+    n_jobs : int, default 1
+        Threads that visit pairs; the result is bitwise the same for any number. Closed forms need none.
 
     Returns
     -------
@@ -113,7 +116,8 @@ def score_model(
         n_tables = len(targets.unit_KP) + len(targets.basis_QP)
         n_numbers = n_tables * X_SF.shape[0] if closed else 4 * len(targets.pairs[0])
         blocks = mixed_blocks(X_SF, block_size, n_numbers, n_numbers)
-        scores = collect(blocks, (len(targets.rows_K), X_SF.shape[1]), compare)
+        shape = len(targets.rows_K), X_SF.shape[1]
+        scores = collect(blocks, shape, compare, n_jobs=None if closed else n_jobs)
         value_MF[targets.rows_K], reason_MF[targets.rows_K] = scores.value, scores.reason
     several = FeatureScores(value_MF, reason_MF)
     return several if np.ndim(model_RDM) == 3 else several.row(0)
@@ -138,11 +142,12 @@ def _closed_form(targets: Targets, backend: str, device: str) -> Compare:
     products, by_pairs = pair_products(targets, backend, device), _by_pairs(targets, "squared", "pearson")
 
     def compare(X_Sf: Table) -> FeatureScores:
-        silent_f = _silent(X_Sf, targets)
-        X_Sf = standardise(X_Sf)
+        raw_Sf, X_Sf = X_Sf, standardise(X_Sf)
         unit_Kf, basis_Qf, squares_f, scale_f = products(X_Sf)
         left_f = squares_f - (basis_Qf**2).sum(axis=0)
         exact_f = left_f > ILL_CONDITIONED * scale_f
+        silent_f, maybe_f = np.zeros_like(exact_f), np.flatnonzero(~exact_f)
+        silent_f[maybe_f] = _silent(raw_Sf[:, maybe_f], targets)
         value_Kf = np.clip(unit_Kf / np.sqrt(np.where(exact_f, left_f, 1)), -1, 1)
         scores = explained(value_Kf, [(Reason.SILENT, silent_f), (Reason.CONSTANT, ~exact_f)])
         for f in np.flatnonzero(~silent_f & ~exact_f & (scale_f > 0)):
@@ -160,9 +165,11 @@ def _by_pairs(targets: Targets, distance: str, comparator: str) -> Compare:
     def compare(X_Sf: Table) -> FeatureScores:
         silent_f = _silent(X_Sf, targets)
         X_fS = np.ascontiguousarray((X_Sf.toarray() if is_sparse(X_Sf) else X_Sf).T)
-        D_fP = np.abs(X_fS[:, i_P] - X_fS[:, j_P])
-        constant_f = np.ptp(D_fP, axis=1) == 0
+        D_fP = X_fS.take(i_P, axis=1)
+        D_fP -= X_fS.take(j_P, axis=1)
+        np.abs(D_fP, out=D_fP)
         if comparator == "kendall":
+            constant_f = np.ptp(D_fP, axis=1) == 0
             return explained(tau_a(D_fP, targets.models_KP), [(Reason.SILENT, silent_f), (Reason.CONSTANT, constant_f)])
         if comparator == "spearman":
             D_fP = average_ranks(D_fP)

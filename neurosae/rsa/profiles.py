@@ -10,7 +10,7 @@ and with the forms that do not ask when, and look at `defined_share`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,17 +18,24 @@ import numpy as np
 from neurosae.errors import UserError, unknown_name
 from neurosae.rsa import position_free
 from neurosae.rsa.common_positions import CONSTANT_SPREAD, similarity_of_active
+from neurosae.rsa.full_windows import BLOCKS_READ, Comparison, score_full_windows
 from neurosae.rsa.pairs import PairSums, compared, enough_stimuli, indicators, label_codes, point_biserial
 from neurosae.rsa.results import FeatureScores, Reason, collect, explained, index_blocks, refuse_value
 from neurosae.rsa.targets import check_tables
 
 FORMS = ("aligned", "sorted", "lagged", "warped", "energy")
 MEASURES = ("correlation", "cosine")
+MIN_POSITIONS = 5
 POSITION_FREE = {"lagged": position_free.lagged, "warped": position_free.warped, "energy": position_free.energy}
 
 
 def profile_similarity(
-    P_SWF: Any, defined_SW: Any, *, form: str = "aligned", measure: str = "correlation", min_positions: int = 5
+    P_SWF: Any,
+    defined_SW: Any,
+    *,
+    form: str = "aligned",
+    measure: str = "correlation",
+    min_positions: int = MIN_POSITIONS,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Compute the similarity of all pairs of profiles, by default z = arctanh(r) with |r| clipped to 1 - 1/W.
 
@@ -202,12 +209,15 @@ def score_profiles(
     min_stimuli: int = 10,
     min_pairs: int = 100,
     block_size: int = 16,
+    n_jobs: int = 1,
 ) -> FeatureScores:
     """Score how much more alike the target condition's time courses are, for every feature and label vector.
 
     `profile_similarity` and `score_similarity` over blocks of `block_size` features (same parameters and errors);
-    memory grows with block_size x S x (S + B), where only stimuli that a feature is active for count as S in the forms
-    `aligned` and `sorted`. Features that are zero at every clean position of the stimuli used are reported as silent.
+    memory grows with block_size x S x (S + B) for each of `n_jobs` threads, where only stimuli that a feature is active
+    for count as S in the forms `aligned` and `sorted`. One label vector is fastest where all stimuli fill the window.
+    Features that are zero at every clean position of the stimuli used are reported as silent. The result is bitwise the
+    same for any `n_jobs`.
 
     Examples
     --------
@@ -220,31 +230,55 @@ def score_profiles(
     """
     P_SWF, defined_SW = _check(P_SWF, defined_SW, form, measure)
     codes_BS = label_codes(labels, len(P_SWF))
-    target_BS, foil_BS = indicators(codes_BS)
-    active_SF = np.stack([P_WF[clean_W].any(axis=0) for P_WF, clean_W in zip(P_SWF, defined_SW, strict=True)])
-    silent_BF = enough_stimuli(kind, target_BS, foil_BS)[:, None] & ((target_BS + foil_BS) @ active_SF == 0)
-    everyone_1S = np.arange(len(P_SWF))[None]
+    enough = enough_stimuli(kind, *indicators(codes_BS)).all()
+    full = defined_SW[(codes_BS != 0).any(axis=0)].all() and P_SWF.shape[1] >= MIN_POSITIONS
+    sides = np.flatnonzero(codes_BS[0] == 1), np.flatnonzero(codes_BS[0] == -1)
+    comparison = Comparison(*sides, kind, form, measure, min_stimuli, min_pairs)
+    if full and enough and len(codes_BS) == 1 and form not in POSITION_FREE:
+        scores = score_full_windows(P_SWF, comparison, block_size, n_jobs)
+        return scores if np.ndim(labels) == 2 else scores.row(0)
 
-    def score(P_fSW: np.ndarray) -> FeatureScores:
-        if form in POSITION_FREE:
-            pairs = everyone_1S, *profile_similarity(np.moveaxis(P_fSW, 0, -1), defined_SW, form=form)
-        else:
-            pairs = similarity_of_active(P_fSW, defined_SW, form, measure, min_positions=5)
-        return _score_pairs(*pairs, codes_BS, kind, min_stimuli, min_pairs)
+    def similarity(P_fSW: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        if form not in POSITION_FREE:
+            return similarity_of_active(P_fSW, defined_SW, form, measure, MIN_POSITIONS)
+        everyone_1S = np.arange(P_fSW.shape[1])[None]
+        return everyone_1S, *profile_similarity(np.moveaxis(P_fSW, 0, -1), defined_SW, form=form)
 
-    def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Features of a block are active for similar numbers of stimuli: the most active one sets the work."""
-        count_F = active_SF.sum(axis=0)
-        for chunk in index_blocks(np.arange(P_SWF.shape[2]), 16 * block_size):
-            P_fSW = np.ascontiguousarray(np.moveaxis(P_SWF[:, :, chunk[0] : chunk[-1] + 1], -1, 0))
-            for rows in index_blocks(np.argsort(count_F[chunk], kind="stable"), block_size):
-                yield chunk[rows], P_fSW[rows]
+    def score(P_SWf: np.ndarray) -> FeatureScores:
+        return _score_tables(P_SWf, defined_SW, codes_BS, comparison, similarity, block_size)
 
-    scores = collect(blocks(), silent_BF.shape, score)
-    scores = FeatureScores(
-        scores.value, np.where(silent_BF, np.int8(Reason.SILENT), scores.reason), scores.defined_share
-    )
+    chunks = index_blocks(np.arange(P_SWF.shape[2]), BLOCKS_READ * block_size)
+    blocks = ((columns_f, P_SWF[:, :, columns_f[0] : columns_f[-1] + 1]) for columns_f in chunks)
+    scores = collect(blocks, (len(codes_BS), P_SWF.shape[2]), score, n_jobs=n_jobs)
     return scores if np.ndim(labels) == 2 else scores.row(0)
+
+
+def _score_tables(
+    P_SWf: np.ndarray,
+    defined_SW: np.ndarray,
+    codes_BS: np.ndarray,
+    comparison: Comparison,
+    similarity: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]],
+    block_size: int,
+) -> FeatureScores:
+    """Score label vectors on tables of similarities of all active stimuli; [B, f].
+
+    Features of a block are active for similar numbers of stimuli: the most active one sets the work.
+    """
+    kind, min_stimuli, min_pairs = comparison.kind, comparison.min_stimuli, comparison.min_pairs
+    P_fSW = np.where(defined_SW, np.moveaxis(P_SWf, -1, 0), 0)
+    active_fS = P_fSW.any(axis=2)
+
+    def score(P_bSW: np.ndarray) -> FeatureScores:
+        return _score_pairs(*similarity(P_bSW), codes_BS, kind, min_stimuli, min_pairs)
+
+    order_f = np.argsort(active_fS.sum(axis=1), kind="stable")
+    blocks = ((rows, P_fSW[rows]) for rows in index_blocks(order_f, block_size))
+    scores = collect(blocks, (len(codes_BS), len(P_fSW)), score)
+    target_BS, foil_BS = indicators(codes_BS)
+    silent_Bf = enough_stimuli(kind, target_BS, foil_BS)[:, None] & ((target_BS + foil_BS) @ active_fS.T == 0)
+    reason_Bf = np.where(silent_Bf, np.int8(Reason.SILENT), scores.reason)
+    return FeatureScores(scores.value, reason_Bf, scores.defined_share)
 
 
 def _check(P_SWF: Any, defined_SW: Any, form: str, measure: str) -> tuple[np.ndarray, np.ndarray]:
@@ -261,10 +295,14 @@ def _check(P_SWF: Any, defined_SW: Any, form: str, measure: str) -> tuple[np.nda
             f"profiles have shape {P_SWF.shape} and their mask {defined_SW.shape}",
             allowed="[stimuli, positions, features] and [stimuli, positions]",
         )
-    bad_SWF = ~np.isfinite(P_SWF) & defined_SW[:, :, None]
-    if bad_SWF.any():
-        s, w, f = np.argwhere(bad_SWF)[0]
-        refuse_value(P_SWF[s, w, f], s, f)
+    for s, P_WF in enumerate(P_SWF):
+        with np.errstate(over="ignore", invalid="ignore"):
+            if np.isfinite(P_WF.sum()):  # one quick pass; the sum may also overflow, or hold undefined positions
+                continue
+        bad_WF = ~np.isfinite(P_WF) & defined_SW[s][:, None]
+        if bad_WF.any():
+            w, f = np.argwhere(bad_WF)[0]
+            refuse_value(P_WF[w, f], s, f)
     return P_SWF, defined_SW
 
 

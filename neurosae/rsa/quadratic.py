@@ -3,10 +3,11 @@
 With d_ij = (x_i - x_j)^2 and symmetric tables E (weights of a model) and W (1 where a pair counts), both with a zero
 diagonal, and sums over pairs i < j:
 
-    sum E d   = sum_i x_i^2 E_i. - x'E x
+    sum E d   = sum_i x_i^2 E_i. - x'E x = x'L x, with the graph Laplacian L
     sum W d^2 = sum_i x_i^4 W_i. - 4 (x^3)'W x + 3 (x^2)'W x^2
 
-Neither needs centred features, so that sparse ones stay sparse. Where every pair counts, W x = sum(x) - x.
+Neither needs centred features, so that sparse ones stay sparse. Where every pair counts, W x = sum(x) - x, and
+power sums are enough.
 """
 
 from __future__ import annotations
@@ -39,10 +40,8 @@ class PairProducts(NamedTuple):
 class Forms(NamedTuple):
     """The tables of the quadratic forms: NumPy arrays, or torch tensors."""
 
-    tables_ESS: Any
-    """Models, then basis vectors other than the constant."""
-    degree_ES: Any
-    """Their row sums."""
+    laplacian_ESS: Any
+    """Of models, then basis vectors other than the constant: diag(E_i.) - E."""
     mask_SS: Any
     """1 where a pair counts."""
     count_S: Any
@@ -68,7 +67,8 @@ def pair_products(targets: Targets, backend: str = "numpy", device: str = "cpu")
     tables_ESS = targets.table(np.concatenate([targets.unit_KP, targets.basis_QP[1:]]))  # the constant is done by W
     mask_SS = targets.table(np.ones((1, n_pairs)))[0]
     complete = n_pairs == targets.n_stimuli * (targets.n_stimuli - 1) // 2
-    forms = Forms(tables_ESS, tables_ESS.sum(axis=2), mask_SS, mask_SS.sum(axis=1), complete)
+    laplacian_ESS = np.eye(targets.n_stimuli) * tables_ESS.sum(axis=2)[:, None] - tables_ESS
+    forms = Forms(laplacian_ESS, mask_SS, mask_SS.sum(axis=1), complete)
     if backend == "torch":
         forms = _on_device(forms, device)
 
@@ -84,21 +84,27 @@ def pair_products(targets: Targets, backend: str = "numpy", device: str = "cpu")
 
 def _of_dense(X_Sf: Any, forms: Forms) -> list[Any]:
     """sum E d, sum W d, sum W d^2 and its scale; the same lines for NumPy arrays and torch tensors."""
-    tables_ESS, degree_ES, mask_SS, count_S, complete = forms
+    laplacian_ESS, mask_SS, count_S, complete = forms
     X2_Sf = X_Sf * X_Sf
-    linear_Ef = degree_ES @ X2_Sf - ((tables_ESS @ X_Sf) * X_Sf).sum(1)
-    WX_Sf, WX2_Sf = (Y.sum(0) - Y if complete else mask_SS @ Y for Y in (X_Sf, X2_Sf))
-    total_f = count_S @ X2_Sf - (X_Sf * WX_Sf).sum(0)
-    quartic_f, cubic_f = count_S @ (X2_Sf * X2_Sf), (X2_Sf * X_Sf * WX_Sf).sum(0)
-    square_f = (X2_Sf * WX2_Sf).sum(0)
+    product_ESf = laplacian_ESS @ X_Sf
+    product_ESf *= X_Sf
+    linear_Ef = product_ESf.sum(1)
+    if complete:
+        one_f, two_f, three_f, four_f = (Y_Sf.sum(0) for Y_Sf in (X_Sf, X2_Sf, X2_Sf * X_Sf, X2_Sf * X2_Sf))
+        total_f, quartic_f = len(count_S) * two_f - one_f**2, (len(count_S) - 1) * four_f
+        cubic_f, square_f = one_f * three_f - four_f, two_f**2 - four_f
+    else:
+        WX_Sf = mask_SS @ X_Sf
+        total_f, quartic_f = count_S @ X2_Sf - (X_Sf * WX_Sf).sum(0), count_S @ (X2_Sf * X2_Sf)
+        cubic_f, square_f = (X2_Sf * X_Sf * WX_Sf).sum(0), (X2_Sf * (mask_SS @ X2_Sf)).sum(0)
     return [linear_Ef, total_f, quartic_f - 4 * cubic_f + 3 * square_f, quartic_f + 4 * abs(cubic_f) + 3 * square_f]
 
 
 def _on_device(forms: Forms, device: str) -> Forms:
     import torch  # heavy, and optional
 
-    tables, degree, mask, count = (torch.as_tensor(array, dtype=torch.float64, device=device) for array in forms[:-1])
-    return Forms(tables, degree, mask, count, forms.complete)
+    laplacian, mask, count = (torch.as_tensor(array, dtype=torch.float64, device=device) for array in forms[:-1])
+    return Forms(laplacian, mask, count, forms.complete)
 
 
 def _by_torch(X_Sf: Table, forms: Forms) -> list[Any]:
@@ -111,7 +117,7 @@ def _by_torch(X_Sf: Table, forms: Forms) -> list[Any]:
 
 def _of_sparse(X_Sf: Table, forms: Forms) -> list[Any]:
     """The same sums over the non-zeros of CSC columns, none of which is empty."""
-    tables_ESS, degree_ES, mask_SS, count_S, complete = forms
+    laplacian_ESS, mask_SS, count_S, complete = forms
     row_N, start_f, length_f = X_Sf.indices, X_Sf.indptr[:-1], np.diff(X_Sf.indptr)
     column_N = np.repeat(np.arange(X_Sf.shape[1]), length_f)
     x_N = X_Sf.data
@@ -126,7 +132,7 @@ def _of_sparse(X_Sf: Table, forms: Forms) -> list[Any]:
     def by_feature(value_N: np.ndarray) -> np.ndarray:
         return np.add.reduceat(value_N, start_f, axis=0)
 
-    linear_fE = by_feature(degree_ES.T[row_N] * x2_N[:, None] - at_nonzeros(tables_ESS, X_Sf) * x_N[:, None])
+    linear_fE = by_feature(at_nonzeros(laplacian_ESS, X_Sf) * x_N[:, None])
     if complete:
         Wx_N = np.repeat(by_feature(x_N), length_f) - x_N
         Wx2_N = np.repeat(by_feature(x2_N), length_f) - x2_N

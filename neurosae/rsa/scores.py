@@ -74,20 +74,18 @@ def score_scalar(
     enough_B1 = enough_stimuli(kind, target_BS, foil_BS)[:, None]
 
     def score(X_Sf: Table) -> FeatureScores:
-        fires_Bf = (target_BS + foil_BS) @ (X_Sf != 0).astype(np.float64) > 0
-        X_Sf = standardise(X_Sf)
+        raw_Sf, X_Sf = X_Sf, standardise(X_Sf)
         sums = _pair_sums(X_Sf, target_BS, foil_BS)
         r_Bf, spread_Bf = point_biserial(*compared(kind, *sums))
         scale_Bf = sums[0].scale + sums[1].scale + sums[2].scale
         for b, f in np.argwhere(enough_B1 & (spread_Bf < ILL_CONDITIONED) & (scale_Bf > 0)):
             r_Bf[b, f], spread_Bf[b, f] = _visit_pairs(column(X_Sf, f), codes_BS[b], kind)
+        constant_Bf = spread_Bf <= CONSTANT_SPREAD
+        silent_Bf, maybe_f = np.zeros_like(constant_Bf), np.flatnonzero(constant_Bf.any(axis=0))
+        silent_Bf[:, maybe_f] = (target_BS + foil_BS) @ (raw_Sf[:, maybe_f] != 0).astype(np.float64) == 0
+        few_B1 = ~enough_B1
         return explained(
-            r_Bf,
-            [
-                (Reason.TOO_FEW_STIMULI, ~enough_B1),
-                (Reason.SILENT, ~fires_Bf),
-                (Reason.CONSTANT, spread_Bf <= CONSTANT_SPREAD),
-            ],
+            r_Bf, [(Reason.TOO_FEW_STIMULI, few_B1), (Reason.SILENT, silent_Bf), (Reason.CONSTANT, constant_Bf)]
         )
 
     n_vectors, n_stimuli = codes_BS.shape
