@@ -18,8 +18,8 @@ of one feature (Walther et al. 2016): unbiased, hence below 0 for most features 
 
 is Hoyt's (1941) analysis-of-variance reliability of the condition means, which is Cronbach's alpha with conditions as
 persons and items as tests. It is that of all n items; stepping it down (Spearman 1910; Brown 1910) gives a single item,
-signal / (signal + n noise), whose root is the correlation of the response with the true effect of the condition over
-stimuli: the noise ceiling of any model that knows only the condition. For items with both conditions the mean of each
+signal / (signal + n noise), whose root is the correlation of the responses of items with the true effect of the
+condition: the noise ceiling of any model that knows only the condition. For items with both conditions the mean of each
 item is taken out before; for separate items the formula holds for equally many of each, or equal variances.
 
 **All features together.** The effects of all features are a map. The maps of two halves are correlated over features,
@@ -42,6 +42,7 @@ from scipy import sparse
 from neurosae.ensembles import standardisation
 from neurosae.errors import UserError
 from neurosae.inference.permutation import arrangements, permutation_p, smallest_p
+from neurosae.rdms.patterns import numbered
 from neurosae.rsa.results import Reason, Table, as_table, dense_blocks
 
 Array = NDArray[np.float64]
@@ -49,6 +50,7 @@ Array = NDArray[np.float64]
 MIN_ITEMS = 4
 """Items of each condition: two in each half."""
 ROUNDING = 1e-12  # share of a sum of squares that is only rounding
+SAME = 1e-14  # responses that differ by less than this share of the largest are one response but for rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +71,7 @@ class FeatureReliability:
     single_item: Array
     """The same for one item."""
     ceiling: Array
-    """Largest correlation of a model that knows the condition with responses to stimuli: root of `single_item`."""
+    """Largest correlation of a model that knows the condition with the responses of items: root of `single_item`."""
     reason: NDArray[np.int8]
     """Codes of `neurosae.rsa.Reason`; constant: the effect is the same 0 in every item."""
     n_items: int
@@ -87,9 +89,9 @@ class MapReliability:
     half: float
     """Correlation of the maps of two halves, mean over halvings."""
     reliability: float
-    """Of the map of all items: 2 half / (1 + half)."""
+    """Of the map of all items: 2 half / (1 + half), and 0 where `half` is negative."""
     ceiling: float
-    """Largest correlation that a model can have with the map: root of the reliability, 0 where that is negative."""
+    """Largest correlation that a model can have with the map: root of the reliability."""
     halves_H: Array
     """Correlation in every halving. Halvings share their items: their spread is no confidence interval."""
     p: float
@@ -168,8 +170,7 @@ def _item_means(side_S: NDArray[np.bool_], code_S: NDArray[np.intp], n_items: in
 
 def _reliability_of_block(X_Sf: Array, averages_2IS: list[sparse.csr_array], items: _Items) -> FeatureReliability:
     """Reliability of a block of features."""
-    silent_f = ~X_Sf.any(axis=0)
-    constant_f = np.ptp(X_Sf, axis=0) == 0
+    silent_f, constant_f = ~X_Sf.any(axis=0), ~_varies(X_Sf)
     X_Sf = X_Sf - np.median(X_Sf, axis=0)
     target_If, foil_If = (average_IS @ X_Sf for average_IS in averages_2IS)
     if items.within:
@@ -196,6 +197,11 @@ def _reliability_of_block(X_Sf: Array, averages_2IS: list[sparse.csr_array], ite
     return FeatureReliability(
         effect_f, signal_f, noise_f, reliability_f, single_f, np.sqrt(single_f), reason_f, n_items
     )
+
+
+def _varies(X_Sf: Array) -> NDArray[np.bool_]:
+    """Whether the responses of each feature differ by more than rounding."""
+    return np.ptp(X_Sf, axis=0) > SAME * np.abs(X_Sf).max(axis=0)
 
 
 def _share(signal_f: Array, noise_f: Array) -> Array:
@@ -241,8 +247,8 @@ def map_reliability(
     Raises
     ------
     UserError
-        As `feature_reliability`; a design that does not fit; fewer than three features that vary, or features whose
-        effects are all alike.
+        As `feature_reliability`; a design that does not fit, or that would take items apart; fewer than three features
+        that vary, or features whose effects are all alike.
 
     References
     ----------
@@ -263,17 +269,17 @@ def map_reliability(
     null_BS = _item_arrangements(labels_S, items, np.asarray(blocks_S), design, n_permutations, seed)
     gram_SS, n_features = _gram(X_SF, block_size)
     n_items = items.has_2I.shape[1]
-    keys_HI = np.array([np.random.default_rng([seed, half]).random(n_items) for half in range(n_halves)])
+    keys_HI = np.array([np.random.default_rng([seed, half, 1]).random(n_items) for half in range(n_halves)])
     halves_H = _correlations(gram_SS, *_half_weights(labels_S, items.code_S, keys_HI))
     null_B = np.array(
         [_correlations(gram_SS, *_half_weights(arranged_S, items.code_S, keys_HI)).mean() for arranged_S in null_BS]
     )
     half = float(halves_H.mean())
-    reliability = 2 * half / (1 + half)
+    reliability = 2 * half / (1 + half) if half > 0 else 0.0
     return MapReliability(
         half=half,
         reliability=reliability,
-        ceiling=float(np.sqrt(max(reliability, 0.0))),
+        ceiling=float(np.sqrt(reliability)),
         halves_H=halves_H,
         p=float(permutation_p(half, null_B)),
         null_B=null_B,
@@ -288,7 +294,7 @@ def _gram(X_SF: Table, block_size: int) -> tuple[Array, int]:
     n_stimuli = X_SF.shape[0]
     gram_SS, sum_S, n_features = np.zeros((n_stimuli, n_stimuli)), np.zeros(n_stimuli), 0
     for _, X_Sf in dense_blocks(X_SF, block_size):
-        X_Sf = X_Sf[:, np.ptp(X_Sf, axis=0) > 0]
+        X_Sf = X_Sf[:, _varies(X_Sf)]
         mean_f, scale_f = standardisation(X_Sf)
         Z_Sf = (X_Sf - mean_f) / scale_f
         gram_SS += Z_Sf @ Z_Sf.T
@@ -342,7 +348,9 @@ def _item_arrangements(
 ) -> NDArray[np.int8]:
     """Labels under the null hypothesis; whole items where each has one condition."""
     if design != "unpaired":
-        return arrangements(labels_S, blocks_S, n, seed, design)
+        arranged_BS = arrangements(labels_S, blocks_S, n, seed, design)
+        _refuse_torn_items(arranged_BS, items, blocks_S)
+        return arranged_BS
     if items.within:
         raise UserError(
             "Design 'unpaired', but items have both conditions", suggestion="Declare the design 'pairs' or 'families'"
@@ -351,15 +359,31 @@ def _item_arrangements(
     return arrangements(side_I, np.zeros(len(side_I)), n, seed, design)[:, items.code_S]
 
 
+def _refuse_torn_items(arranged_BS: NDArray[np.int8], items: _Items, blocks_S: NDArray[Any]) -> None:
+    """Refuse blocks that reach over items with both conditions, or that split an item with one."""
+    if items.within:
+        inside = np.unique(np.c_[np.unique(blocks_S, return_inverse=True)[1], items.code_S], axis=0)[:, 0]
+        if len(np.unique(inside)) < len(inside):
+            raise UserError("A block lies in more than one item", where="blocks", allowed="blocks inside items")
+        return
+    first_I = np.unique(items.code_S, return_index=True)[1]
+    if (arranged_BS != arranged_BS[:, first_I][:, items.code_S]).any():
+        raise UserError(
+            "Labels are permuted inside items that have one condition",
+            where="blocks",
+            suggestion="Use the design 'unpaired', or one stimulus per item",
+        )
+
+
 def _checked_items(X_SF: Table, labels_S: NDArray[Any], items_S: ArrayLike) -> _Items:
     """Items as 0..I-1, or an error that says what does not fit."""
-    items_S = np.asarray(items_S)
-    shape = (X_SF.shape[0],)
-    if labels_S.shape != shape or items_S.shape != shape:
-        raise UserError(f"{shape[0]} stimuli, labels of shape {labels_S.shape}, items of shape {items_S.shape}")
+    if labels_S.shape != (X_SF.shape[0],):
+        raise UserError(f"{X_SF.shape[0]} stimuli, labels of shape {labels_S.shape}")
+    if not X_SF.shape[1]:
+        raise UserError("There are no features")
     if not np.isin(labels_S, (-1, 1)).all():
         raise UserError("Labels must be +1 (target) or -1 (foil)", suggestion="Leave out stimuli that take no part")
-    names, code_S = np.unique(items_S, return_inverse=True)
+    code_S, names = numbered(items_S, len(labels_S), "item", sort=True)
     has_2I = np.array([np.bincount(code_S, labels_S == side, len(names)) > 0 for side in (1, -1)])
     both_I = has_2I.all(axis=0)
     if both_I.any() and not both_I.all():

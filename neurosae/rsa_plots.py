@@ -18,6 +18,7 @@ from neurosae.plots import PALETTE
 from neurosae.rdms.comparators import as_vectors
 from neurosae.rdms.distances import DISTANCES
 from neurosae.rdms.model_comparison import ModelComparison
+from neurosae.rdms.patterns import numbered
 
 COMPARATOR_LABELS = {
     "pearson": "Pearson correlation",
@@ -49,15 +50,15 @@ def rdm_heatmap(rdm: Any, conditions: Any, *, unit: str | None = None, title: st
     Raises
     ------
     UserError
-        Several RDMs, or conditions that do not fit the stimuli.
+        Several RDMs, no pair that is not masked, or conditions that do not fit the stimuli.
     """
     table_SS = _single(rdm)
-    code_S, names = pd.factorize(np.asarray(conditions, dtype=object), sort=True)
-    if len(code_S) != len(table_SS):
-        raise UserError(f"{len(code_S)} conditions for {len(table_SS)} stimuli", where="conditions")
+    code_S, names = numbered(conditions, len(table_SS), "condition", sort=True)
     order_S = np.argsort(code_S, kind="stable")
     sorted_SS = table_SS[np.ix_(order_S, order_S)]
     np.fill_diagonal(sorted_SS, np.nan)
+    if np.isnan(sorted_SS).all():
+        raise UserError("every pair of stimuli is masked: there is nothing to draw")
     ax = ax or plt.subplots(figsize=(5.5, 4.6))[1]
     signed = np.nanmin(sorted_SS) < 0
     limit = float(np.nanmax(np.abs(sorted_SS)))
@@ -95,6 +96,11 @@ def stimulus_mds(rdm: Any, conditions: Any, *, title: str = "", seed: int = 0, a
     -------
     Axes
 
+    Raises
+    ------
+    UserError
+        A masked pair, dissimilarities that are negative (and no squared distances) or all 0, and as `rdm_heatmap`.
+
     References
     ----------
     Kruskal (1964), Psychometrika 29.
@@ -102,20 +108,19 @@ def stimulus_mds(rdm: Any, conditions: Any, *, title: str = "", seed: int = 0, a
     table_SS = _single(rdm)
     if np.isnan(table_SS).any():
         raise UserError("a masked pair has no distance", suggestion="Leave out the stimuli without a pattern")
-    names_S = np.asarray(conditions, dtype=object)
-    if len(names_S) != len(table_SS):
-        raise UserError(f"{len(names_S)} conditions for {len(table_SS)} stimuli", where="conditions")
+    code_S, names = numbered(conditions, len(table_SS), "condition", sort=True)
     squared = str(getattr(rdm, "dissimilarity_measure", None)) in ("squared euclidean", "crossnobis")
     distance_SS = np.sqrt(np.maximum(table_SS, 0)) if squared else table_SS
+    if distance_SS.min() < 0 or not distance_SS.any():
+        raise UserError("dissimilarities are negative, or all 0", suggestion="Look at the heat map of the RDM")
     scaling = MDS(
         n_components=2, metric="precomputed", metric_mds=True, normalized_stress=True, n_init=4, init="random",
         random_state=seed,
     )  # fmt: skip
     place_S2 = scaling.fit_transform(distance_SS)
     ax = ax or plt.subplots(figsize=(5.5, 4.2))[1]
-    names = sorted(map(str, pd.unique(names_S)))
-    for name, colour, marker in zip(names, _colours(len(names)), _markers(len(names)), strict=True):
-        here = names_S.astype(str) == name
+    for code, (name, colour, marker) in enumerate(zip(names, _colours(len(names)), _markers(len(names)), strict=True)):
+        here = code_S == code
         label, (x_s, y_s) = f"{name} (n = {here.sum()})", place_S2[here].T
         ax.scatter(x_s, y_s, s=24, color=colour, marker=marker, alpha=0.85, lw=0, label=label)
     ax.set_aspect("equal", adjustable="datalim")

@@ -75,6 +75,12 @@ def test_an_offset_of_a_million_costs_no_digits(distance):
     np.testing.assert_allclose(shifted, plain, atol=1e-8)
 
 
+@pytest.mark.parametrize("layout", [np.asarray, np.asfortranarray, sparse.csr_array])
+def test_a_constant_pattern_of_many_features_is_constant_in_any_layout(layout):
+    X_SF = np.vstack([np.full((2, 60_000), 0.1), np.random.default_rng(21).normal(size=(2, 60_000))])
+    assert pairwise_distances(layout(X_SF))[1].tolist() == [False, False, True, True]
+
+
 @few_examples
 @given(seed=seeds, distance=st.sampled_from(DISTANCES), factor=st.floats(0.01, 100))
 def test_distances_follow_permutations_and_scale(seed, distance, factor):
@@ -126,6 +132,12 @@ def test_bad_requests_say_what_is_allowed():
         "different stimuli": lambda: make_rdms({"a": X_SF, "b": X_SF[:5]}),
         "features do not fit the 30 there are": lambda: make_rdms(X_SF, features=[30]),
         "at least one stimulus": lambda: make_rdms(X_SF, features=[]),
+        "numbers, a mask or a slice": lambda: make_rdms(X_SF, features=[0.5, 1.7]),
+        "features do not fit": lambda: make_rdms(X_SF, features=["a"]),
+        "no representations": lambda: make_rdms({}),
+        "5 folds for 6 stimuli": lambda: split_rdms(X_SF, list("ababab"), [0, 0, 0, 1, 1]),
+        "stimulus 3: a stimulus has no fold": lambda: split_rdms(X_SF, list("ababab"), [0, 0, 0, np.nan, 1, 1]),
+        "stimulus 5: a stimulus has no fold": lambda: crossnobis(X_SF, list("ababab"), [*"xxyy", "y", None]),
     }.items():
         with pytest.raises(UserError, match=match):
             call()
@@ -164,6 +176,11 @@ def test_responses_carry_their_descriptors_and_latents_can_be_chosen():
     X_SF, stimuli = from_dataset(dataset)
     np.testing.assert_array_equal(X_SF, responses.pool("mean").dense()[:, [1, 4]])
     assert stimuli["id"].tolist() == responses.stimuli["id"].tolist()
+
+
+def test_a_table_without_columns_describes_nothing():
+    X_SF = latents(np.random.default_rng(22), 6)
+    assert make_rdms({"a": X_SF, "b": X_SF}, stimuli=pd.DataFrame(index=range(6))).n_rdm == 2
 
 
 def test_missing_names_do_not_break_descriptors():
@@ -267,6 +284,15 @@ def test_features_without_noise_are_left_out_and_declared():
         crossnobis(more[:, 40:], conditions, folds, normalise=True)
 
 
+def test_noise_that_is_rounding_does_not_decide_the_distance():
+    """Pooled means of one value differ in the last digit; divided by that spread they would weigh 1e30."""
+    X_SF, conditions, folds, _ = experiment(np.random.default_rng(23))
+    value_S = np.where(conditions == "a", 0.1, 0.3) * np.where(np.arange(60) % 3 == 0, 1 + 3e-16, 1)
+    found = crossnobis(np.column_stack([X_SF, value_S]), conditions, folds, normalise=True)
+    assert found.left_out.tolist() == [40]
+    np.testing.assert_allclose(found.table_CC, crossnobis(X_SF, conditions, folds, normalise=True).table_CC, atol=1e-12)
+
+
 def test_crossnobis_refuses_folds_that_cannot_be_crossed():
     X_SF, conditions, folds, _ = experiment(np.random.default_rng(11), n_conditions=2, n_folds=2, per_cell=1)
     with pytest.raises(UserError, match="no noise to normalise by"):
@@ -330,6 +356,10 @@ def test_one_rdm_has_no_ceiling():
             noise_ceiling(one)
     with pytest.raises(UserError, match="RDM 1: the RDM does not vary"):
         noise_ceiling(np.stack([squareform([1.0, 2, 3]), 1 - np.eye(3)]))
+    rng = np.random.default_rng(24)
+    nearly = 1 + 1e-15 * rng.normal(size=300 * 299 // 2)
+    with pytest.raises(UserError, match="RDM 1: the RDM does not vary"):
+        noise_ceiling(np.stack([squareform(rng.random(len(nearly))), squareform(nearly)]), "pearson")
 
 
 def test_item_sets_give_one_rdm_each():
@@ -388,6 +418,21 @@ def test_the_searchlight_counts_tokens_whose_pattern_is_constant_as_missing():
     found = searchlight({3: responses.with_values(values)}, rating_model(np.arange(24.0), "order"), width=1)
     assert found.n_LW.item() == 18
     assert found.table["reason"].tolist() == ["too_few_stimuli"]
+
+
+def test_the_searchlight_refuses_other_stimuli_and_says_what_lacks():
+    responses, _ = ragged_responses(np.random.default_rng(25), n_stimuli=24)
+    turned = Responses(responses.values, responses.tokens, responses.stimuli[::-1].reset_index(drop=True), "")
+    model = rating_model(np.arange(24.0), "order")
+    with pytest.raises(UserError, match="block 4: responses are of different stimuli, or in another order"):
+        searchlight({3: responses, 4: turned}, model)
+    with pytest.raises(UserError, match="no responses"):
+        searchlight({}, model)
+    with pytest.raises(UserError, match="a window of 0 positions"):
+        searchlight({3: responses}, model, width=0)
+    few_SS = np.where(np.add.outer(np.arange(24), np.arange(24)) == 1, 1.0, np.nan)
+    found = searchlight({(3, "mlp"): responses}, few_SS, width=1)
+    assert found.table[["block", "reason"]].to_numpy().tolist() == [[(3, "mlp"), "too_few_pairs"]]
 
 
 def test_second_order_is_the_rank_correlation_of_rdms():

@@ -188,11 +188,46 @@ def test_without_labels_every_order_is_as_likely():
     assert stats.chisquare(counts.ravel()).pvalue > 1e-4
 
 
+def test_items_of_several_stimuli_change_places_as_wholes():
+    item_S = np.array([0, 0, 1, 1, 1, 2, 2, 3, 4, 4, 4, 5])
+    rows_BS = permute_stimuli(None, None, 50, 0, "unpaired", n_stimuli=12, groups=item_S)
+    assert (np.sort(rows_BS, axis=1) == np.arange(12)).all() and len(np.unique(rows_BS, axis=0)) > 5
+    for row_S in rows_BS:
+        for members in (np.flatnonzero(item_S == item) for item in range(6)):
+            came_from = item_S[row_S[members]]
+            assert (came_from == came_from[0]).all() and len(members) == (item_S == came_from[0]).sum()
+    labels_S = [1, -1, -1, 1, 1, -1, -1, 1]  # targets meet targets whatever the order within items
+    rows_BS = permute_stimuli(labels_S, None, 20, 0, "unpaired", n_stimuli=8, groups=np.repeat(np.arange(4), 2))
+    assert (np.array(labels_S)[rows_BS] == labels_S).all()
+    with pytest.raises(UserError, match="no two items have as many stimuli"):
+        permute_stimuli(None, None, 9, 0, "unpaired", n_stimuli=6, groups=[0, 1, 1, 2, 2, 2])
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+def test_copies_of_an_item_do_not_count_as_evidence(labelled):
+    """Three texts per item, much alike: permuting texts, not items, rejected in 68 % (labels: 27 %) of null sets."""
+    rng, item_S, p = np.random.default_rng(20), np.repeat(np.arange(10), 3), []
+    label_S = np.where(item_S % 2, -1, 1)
+    for seed in range(80):
+        X_SF = rng.normal(size=(10, 5))[item_S] + 0.3 * rng.normal(size=(30, 5))
+        model = label_model(label_S, "category") if labelled else rating_model(rng.normal(size=10)[item_S], "rating")
+        found = compare_models(
+            make_rdms(X_SF), model, groups=item_S, labels=label_S if labelled else None,
+            n_bootstrap=5, n_permutations=39, seed=seed, level=0.5,
+        )  # fmt: skip
+        p.append(found.table["p"].item())
+    assert (np.array(p) <= 0.05).sum() <= stats.binom.isf(0.001, 80, 0.05)
+    assert (np.array(p) <= 0.5).sum() <= stats.binom.isf(0.001, 80, 0.5)
+
+
 def test_designs_refuse_labels_that_do_not_fit():
     for match, call in {
         "there are none": lambda: permute_stimuli(None, [0, 0], 9, 0, "pairs", n_stimuli=2),
         "within blocks": lambda: permute_stimuli([1, -1], None, 9, 0, "pairs", n_stimuli=2),
         "2 labels for 3": lambda: permute_stimuli([1, -1], None, 9, 0, "unpaired", n_stimuli=3),
+        "must be \\+1": lambda: permute_stimuli(
+            [True, False] * 2, None, 9, 0, "unpaired", n_stimuli=4, groups=[0, 0, 1, 1]
+        ),
         "as many targets": lambda: permute_stimuli(
             [1, 1, -1] * 3, [0] * 3 + [1] * 3 + [2] * 3, 9, 0, "interaction", n_stimuli=9
         ),
@@ -367,10 +402,53 @@ def test_what_cannot_be_compared_is_refused():
         "no permutations": lambda: compare_models(rdms, models, n_permutations=0),
         "8 groups or more": lambda: compare_models(rdms, models, groups=np.arange(12) // 2),
         "5 groups for 12 stimuli": lambda: compare_models(rdms, models, groups=np.arange(5)),
+        "stimulus 0: a stimulus has no group": lambda: compare_models(rdms, models, groups=[None, *"abcdefghijk"]),
+        "items must be given": lambda: compare_models(
+            rdms, models, labels=[1, -1] * 6, blocks=np.arange(12) // 2, design="families"
+        ),
+        "the models cannot be read": lambda: compare_models(rdms, {"valence": models[0]}),
+        "the RDMs cannot be read": lambda: compare_models([rdms, rdms], models),
         "RDMs of the same stimuli": lambda: compare_models(rdms, [models[0], constant[:11, :11]]),
     }.items():
         with pytest.raises(UserError, match=match):
             call()
+
+
+def test_equal_scores_are_ties_however_they_are_rounded():
+    """A model that no flip of pairs changes, with a score of 0: what is left is rounding, and p is 1."""
+    rng, pair_S = np.random.default_rng(17), np.repeat(np.arange(12), 2)
+    rdm_SS = make_rdms(rng.normal(size=(24, 5))).get_matrices()[0]
+    x_P = squareform(rdm_SS)
+    one, two = (squareform(squareform(rng.random(66))[np.ix_(pair_S, pair_S)]) for _ in range(2))
+    share = (x_P - x_P.mean()) @ one / ((x_P - x_P.mean()) @ two)
+    found = compare_models(
+        rdm_SS, squareform(one - share * two), comparator="pearson", labels=[1, -1] * 12, blocks=pair_S,
+        design="pairs", n_bootstrap=20, n_permutations=60,
+    )  # fmt: skip
+    assert abs(found.table["score"].item()) < 1e-12
+    assert found.table["p"].item() == 1
+
+
+def test_a_model_does_not_differ_from_a_multiple_of_itself():
+    rdms, models = planted(np.random.default_rng(18))
+    twin = ModelRDM("twin", 3 * models[0].table_SS)
+    found = compare_models(rdms, [models[0], twin], comparator="pearson", n_bootstrap=50, n_permutations=9)
+    assert found.differences[["difference", "low", "high", "p"]].to_numpy().tolist() == [[0, 0, 0, 1]]
+    assert found.table["model"].tolist() == ["valence", "twin"]
+    mixed = compare_models(rdms, [models[0], twin.table_SS], n_bootstrap=20, n_permutations=9)
+    assert mixed.table["model"].tolist() == ["valence", "model 1"]
+
+
+def test_the_ceiling_is_over_the_pairs_that_the_models_compare():
+    rng, labels_S = np.random.default_rng(19), np.array([1, -1] * 6)
+    noisy = np.stack([squareform(pdist(rng.normal(size=(12, 4)))) for _ in range(3)])
+    masked, whole = label_model(labels_S, "discriminative"), label_model(labels_S, "category")
+    found = compare_models(noisy, masked, n_bootstrap=20, n_permutations=9)
+    kept = ~np.isnan(masked.table_SS[np.triu_indices(12, 1)])
+    ranks_LP = stats.rankdata([squareform(table)[kept] for table in noisy], axis=1)
+    expected = np.mean([stats.spearmanr(rank_P, ranks_LP.mean(axis=0)).statistic for rank_P in ranks_LP])
+    assert found.ceiling is not None and found.ceiling.upper == pytest.approx(expected)
+    assert compare_models(noisy, [masked, whole], n_bootstrap=20, n_permutations=9).ceiling is None
 
 
 def test_masked_pairs_of_constant_patterns_are_left_out_and_counted():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -178,7 +179,7 @@ def naive_map_reliability(X_SF: np.ndarray, label_S: np.ndarray, item_S: np.ndar
     d_UF = difference(X_SF / X_SF.std(axis=0), label_S, item_S)
     n, found = len(d_UF), []
     for half in range(n_halves):
-        order = np.argsort(np.random.default_rng([0, half]).random(n))
+        order = np.argsort(np.random.default_rng([0, half, 1]).random(n))
         first, second = order[: n // 2], order[n // 2 :]
         found.append(np.corrcoef(d_UF[first].mean(axis=0), d_UF[second].mean(axis=0))[0, 1])
     return found
@@ -251,6 +252,10 @@ def test_families_of_a_crossed_design_are_halved_whole() -> None:
         ({"labels_S": np.arange(16)}, "Labels must be"),
         ({"labels_S": np.ones(16)}, "A condition has 0 items"),
         ({"items_S": np.repeat([0, 1, 2], [6, 6, 4])}, "A condition has 3 items"),
+        ({"items_S": np.arange(15)}, "15 items for 16 stimuli"),
+        ({"items_S": np.r_[np.nan, np.arange(15)]}, "stimulus 0: a stimulus has no item"),
+        ({"items_S": np.array([*"aabbccddeeff", None, None, "g", "g"], dtype=object)}, "stimulus 12"),
+        ({"X_SF": np.ones((16, 0))}, "no features"),
         ({"items_S": np.r_[np.repeat(np.arange(7), 2), 7, 8]}, "7 items have both conditions, 2 have one, such as '7'"),
     ],
 )
@@ -261,6 +266,45 @@ def test_bad_input_of_reliability(change: dict[str, np.ndarray], message: str) -
         feature_reliability(*arguments.values())
     with pytest.raises(UserError, match=message):
         map_reliability(*arguments.values(), item_S, "pairs")
+
+
+def one_value() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A response of 0.1 to everything; what tells the pairs or conditions apart is the last digit."""
+    label_S, item_S = np.tile([1, -1], 8), np.repeat(np.arange(8), 2)
+    above = np.nextafter(0.1, 1)
+    return np.c_[np.where(np.arange(16) % 3, 0.1, above), np.where(label_S > 0, 0.1, above)], label_S, item_S
+
+
+def test_rounding_is_no_effect() -> None:
+    X_SF, label_S, item_S = one_value()
+    found = feature_reliability(X_SF, label_S, item_S)
+    assert (found.reason == Reason.CONSTANT).all() and not found.reliability.any() and not found.effect.any()
+    split_S = {"train_S": item_S < 4, "held_out_S": item_S >= 4}
+    table = selectivity(X_SF, label_S, item_S, [0, 1], **split_S).features
+    assert table["reason"].tolist() == ["constant"] * 2
+    assert table["d_prime"].tolist() == [0, 0]
+
+
+def test_halves_that_disagree_have_no_reliability() -> None:
+    """Effects that sum to 0 over items: both halves are each other's mirror, and 2 half / (1 + half) has no limit."""
+    d_UF = np.random.default_rng(7).normal(size=(8, 6))
+    X_SF = np.zeros((16, 6))
+    X_SF[::2] = d_UF - d_UF.mean(axis=0)
+    item_S = np.repeat(np.arange(8), 2)
+    found = map_reliability(X_SF, np.tile([1, -1], 8), item_S, item_S, "pairs", n_halves=10, n_permutations=19)
+    assert found.half == pytest.approx(-1)
+    assert (found.reliability, found.ceiling, found.p) == (0, 0, 1)
+
+
+def test_blocks_that_take_items_apart_are_refused() -> None:
+    X_SF, label_S, item_S = paired(8, 4)
+    with pytest.raises(UserError, match="A block lies in more than one item"):
+        map_reliability(X_SF, label_S, item_S, np.zeros(16), "families", n_permutations=9)
+    side_S, domain_S = np.repeat(np.tile([1, -1], 8), 2), np.repeat([0, 1], 16)
+    X_SF = np.random.default_rng(8).normal(size=(32, 5))
+    with pytest.raises(UserError, match="inside items that have one condition"):
+        map_reliability(X_SF, side_S, np.repeat(np.arange(16), 2), domain_S, "families", n_permutations=9)
+    assert map_reliability(X_SF, side_S, np.arange(32), domain_S, "families", n_permutations=9).n_items == 32
 
 
 def test_maps_that_cannot_be_correlated() -> None:
@@ -331,6 +375,36 @@ def test_selectivity_refuses_what_selected() -> None:
         selectivity(X_SF, label_S, item_S, [6], train_S=train_S, held_out_S=held_out_S)
     with pytest.raises(UserError, match="one entry for each"):
         selectivity(X_SF, label_S[1:], item_S, [0], train_S=train_S, held_out_S=held_out_S)
+    for features in ([0.0], np.arange(6) < 2, [], [-1]):
+        with pytest.raises(UserError, match="No such features"):
+            selectivity(X_SF, label_S, item_S, features, train_S=train_S, held_out_S=held_out_S)
+    with pytest.raises(UserError, match="twice"):
+        selectivity(X_SF, label_S, item_S, [2, 2], train_S=train_S, held_out_S=held_out_S)
+    with pytest.raises(UserError, match="not boolean"):
+        selectivity(X_SF, label_S, item_S, [0], train_S=item_S, held_out_S=held_out_S)
+    unknown_S = np.where(np.isin(item_S, [0, 19]), np.nan, item_S)  # on both sides of the split
+    with pytest.raises(UserError, match="a stimulus has no group"):
+        selectivity(X_SF, label_S, unknown_S, [0], train_S=train_S, held_out_S=held_out_S)
+
+
+def test_a_feature_without_a_direction_in_training_takes_no_part_in_the_set() -> None:
+    X_SF, label_S, item_S, train_S, held_out_S = split()
+    X_SF[:, 5] = np.where(train_S, 0, -1000 * (label_S > 0))
+    alone, both = (
+        selectivity(X_SF, label_S, item_S, features, train_S=train_S, held_out_S=held_out_S)
+        for features in ([0], [0, 5])
+    )
+    assert both.features["direction"].tolist()[1] == 0
+    assert (both.d_prime, both.auroc) == pytest.approx((alone.d_prime, alone.auroc))
+
+
+def test_selectivity_holds_one_feature_at_a_time() -> None:
+    X_SF, label_S, item_S, train_S, held_out_S = split(400, 60)
+    tracemalloc.start()
+    selectivity(X_SF, label_S, item_S, np.arange(60), train_S=train_S, held_out_S=held_out_S)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * 400 * 400 * 20  # a table of all pairs for every feature would take three times as much
 
 
 def test_selectivity_of_odd_features_is_explained() -> None:

@@ -111,6 +111,13 @@ def test_what_cannot_be_drawn_is_refused():
     for draw in (rsa_plots.rdm_heatmap, rsa_plots.stimulus_mds):
         with pytest.raises(UserError, match="5 conditions for 6 stimuli"):
             draw(two.subset("name", "a"), list("aabba"))
+        with pytest.raises(UserError, match="stimulus 2: a stimulus has no condition"):
+            draw(two.subset("name", "a"), ["a", "a", None, "b", "b", "a"])
+    with pytest.raises(UserError, match="every pair of stimuli is masked"):
+        rsa_plots.rdm_heatmap(np.where(np.eye(3) > 0, 0, np.nan), list("aab"))
+    for table in (-two.get_matrices()[0], np.zeros((6, 6))):
+        with pytest.raises(UserError, match="negative, or all 0"):
+            rsa_plots.stimulus_mds(table, list("aabbab"))
     masked = two.subset("name", "a").get_matrices()[0]
     masked[1, 2] = masked[2, 1] = np.nan
     with pytest.raises(UserError, match="masked pair"):

@@ -11,7 +11,7 @@ import pandas as pd
 from neurosae.errors import UserError
 from neurosae.rdms.comparators import CONSTANT_SPREAD, RANKED, as_vectors, check_comparator, correlate, prepared, ranks
 from neurosae.rdms.distances import make_rdms
-from neurosae.rdms.patterns import condition_codes, mean_patterns, read_patterns
+from neurosae.rdms.patterns import condition_codes, mean_patterns, numbered, read_patterns
 from neurosae.responses import Pooling
 
 
@@ -70,7 +70,7 @@ def noise_ceiling(rdms: Any, comparator: str = "spearman") -> NoiseCeiling:
     if comparator in RANKED:
         scaled_LP = ranks(scaled_LP)
     length_L1 = np.linalg.norm(scaled_LP, axis=1, keepdims=True)
-    constant = np.flatnonzero(length_L1 <= CONSTANT_SPREAD)
+    constant = np.flatnonzero(length_L1 <= CONSTANT_SPREAD * np.sqrt(x_LP.shape[1]))
     if len(constant):
         raise UserError("the RDM does not vary", where=vectors.names[constant[0]])
     if comparator != "rho_a":  # which is a mean of products of plain ranks
@@ -111,7 +111,7 @@ def split_rdms(
     Raises
     ------
     UserError
-        A set without one of the conditions.
+        A set without one of the conditions, a stimulus without a set.
 
     Examples
     --------
@@ -121,9 +121,10 @@ def split_rdms(
     """
     X_SF = read_patterns(source, pooling=pooling, features=features)
     code_S, names = condition_codes(conditions, X_SF.shape[0])
-    fold_S, means = np.asarray(folds), {}
-    for fold in np.unique(fold_S):
-        rows = np.flatnonzero(fold_S == fold)
+    fold_S, fold_names = numbered(folds, X_SF.shape[0], "fold", sort=True)
+    means = {}
+    for number, fold in enumerate(fold_names):
+        rows = np.flatnonzero(fold_S == number)
         lacking = np.setdiff1d(np.arange(len(names)), code_S[rows])
         if len(lacking):
             raise UserError(f"item set {fold} has no stimulus of condition '{names[lacking[0]]}'", where="folds")

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from neurosae.errors import UserError, unknown_name
 from neurosae.rsa.models import ModelRDM
@@ -49,14 +50,14 @@ def as_vectors(rdms: Any, what: str = "RDM") -> Vectors:
 
     Parameters
     ----------
-    rdms : rsatoolbox.rdm.RDMs, ModelRDM or a sequence of them, array [S, S] or [L, S, S]
+    rdms : rsatoolbox.rdm.RDMs, ModelRDM, sequence of ModelRDM, array [S, S] or [L, S, S]
     what : str
         What messages call them; RDMs without a name are called so and numbered.
 
     Raises
     ------
     UserError
-        Tables that are not symmetric or hold infinite values.
+        Anything else; tables that are not symmetric or hold infinite values.
 
     Examples
     --------
@@ -72,17 +73,27 @@ def as_vectors(rdms: Any, what: str = "RDM") -> Vectors:
     elif isinstance(rdms, ModelRDM):
         tables, names = rdms.table_SS, [rdms.name]
     else:
-        names = [rdm.name for rdm in rdms if isinstance(rdm, ModelRDM)]
-        shapes = {np.shape(rdm) for rdm in rdms}
-        if len(shapes) > 1:
-            raise UserError(f"the {what}s have shapes {sorted(shapes)}", allowed="RDMs of the same stimuli")
-        tables = np.asarray(rdms, dtype=np.float64)
+        names = [rdm.name if isinstance(rdm, ModelRDM) else f"{what} {row}" for row, rdm in enumerate(rdms)]
+        tables = _stacked(rdms, what)
     tables_LSS = check_tables(tables, np.shape(tables)[-1], what)
     n_stimuli = tables_LSS.shape[-1]
     if len(names) != len(tables_LSS):
         names = [f"{what} {row}" for row in range(len(tables_LSS))]
     x_LP = tables_LSS[:, *np.triu_indices(n_stimuli, k=1)]
     return Vectors(tuple(str(name) or what for name in names), x_LP, n_stimuli, ids)
+
+
+def _stacked(rdms: Any, what: str) -> np.ndarray:
+    """Tables of a sequence as one array."""
+    try:
+        shapes = {np.shape(rdm) for rdm in rdms}
+        if len(shapes) > 1:
+            raise UserError(f"the {what}s have shapes {sorted(shapes)}", allowed="RDMs of the same stimuli")
+        return np.asarray(rdms, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"the {what}s cannot be read", allowed="rsatoolbox.rdm.RDMs, ModelRDM, a list of ModelRDM, an array"
+        ) from error
 
 
 def check_comparator(comparator: str) -> None:
@@ -149,9 +160,10 @@ def correlate_permuted(
     flat_KQ[:, i_P * n_stimuli + j_P] = flat_KQ[:, j_P * n_stimuli + i_P] = y_KP
     permutations_BS = np.asarray(permutations_BS)
     value_BLK = np.empty((len(permutations_BS), len(x_LP), len(y_KP)))
-    for b, place_S in enumerate(permutations_BS):
-        moved_KP = np.take(flat_KQ, place_S[i_P] * n_stimuli + place_S[j_P], axis=1)
-        value_BLK[b] = _compare(x_LP, moved_KP, comparator)
+    with threadpool_limits(limits=1):  # small products, on which threads would only wait for each other
+        for b, place_S in enumerate(permutations_BS):
+            moved_KP = np.take(flat_KQ, place_S[i_P] * n_stimuli + place_S[j_P], axis=1)
+            value_BLK[b] = _compare(x_LP, moved_KP, comparator)
     return value_BLK
 
 
@@ -194,9 +206,10 @@ def correlate_resampled(
         if comparator in RANKED:
             for rows_k, mask_P in _masks(mask_KP):
                 level_1P, level_kP = dense_ranks(x_P[None, mask_P]), dense_ranks(y_KP[np.ix_(rows_k, mask_P)])
-                for b, w_P in enumerate(w_BP[:, mask_P]):
-                    sums = _sums(_weighted_ranks(level_1P, w_P), _weighted_ranks(level_kP, w_P), w_P)
-                    value_BLK[b, row, rows_k] = _formula(sums, comparator)[0]
+                with threadpool_limits(limits=1):
+                    for b, w_P in enumerate(w_BP[:, mask_P]):
+                        sums = _sums(_weighted_ranks(level_1P, w_P), _weighted_ranks(level_kP, w_P), w_P)
+                        value_BLK[b, row, rows_k] = _formula(sums, comparator)[0]
         else:
             x0_KP, y0_KP = np.where(mask_KP, x_P, 0), np.where(mask_KP, y_KP, 0)
             terms = [mask_KP.astype(np.float64), x0_KP, y0_KP, x0_KP**2, y0_KP**2, x0_KP * y0_KP]

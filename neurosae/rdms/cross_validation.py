@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import sparse
 
 from neurosae.errors import UserError
-from neurosae.rdms.patterns import condition_codes, mean_patterns
+from neurosae.rdms.patterns import condition_codes, mean_patterns, numbered
 from neurosae.rsa.results import as_table, dense_blocks
+
+ROUNDING = 1e-12  # noise, relative to the responses of a feature, that is only rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +57,8 @@ def crossnobis(
     normalise : bool, default False
         Divide every feature by its noise standard deviation: that of the stimuli around the mean of their cell (fold x
         condition), with S minus the number of cells degrees of freedom (univariate noise normalisation; Walther et al.
-        2016). Features without such variance (silent ones, or constant within every cell) are left out and declared.
+        2016). Features without such variance (silent ones, or constant within every cell but for rounding) are left out
+        and declared.
     block_size : int, default 4096
         Features held in float64 at a time.
 
@@ -115,9 +117,7 @@ def crossnobis(
 
 def _folds(folds: Any, code_S: np.ndarray, names: list[Any]) -> tuple[np.ndarray, int]:
     """Number the folds, or say which one lacks a condition."""
-    fold_names, fold_S = np.unique(np.asarray(folds), return_inverse=True)
-    if fold_S.shape != code_S.shape:
-        raise UserError(f"{fold_S.size} folds for {len(code_S)} stimuli", where="folds")
+    fold_S, fold_names = numbered(folds, len(code_S), "fold", sort=True)
     if len(fold_names) < 2:
         raise UserError("all stimuli lie in one fold", where="folds", allowed="two folds or more")
     count_RC = np.zeros((len(fold_names), len(names)), dtype=int)
@@ -133,10 +133,6 @@ def _folds(folds: Any, code_S: np.ndarray, names: list[Any]) -> tuple[np.ndarray
 
 
 def _noise(block_Sf: np.ndarray, cells: np.ndarray, cell_S: np.ndarray, df: int) -> np.ndarray:
-    """Standard deviation [f] around the cell means; exactly 0 where a feature is constant within every cell."""
-    member_NS = sparse.csr_array((np.ones(len(cell_S)), (cell_S, np.arange(len(cell_S)))))
-    varies_f = np.zeros(block_Sf.shape[1], dtype=bool)
-    for n in range(len(cells)):
-        rows = member_NS.indices[member_NS.indptr[n] : member_NS.indptr[n + 1]]
-        varies_f |= np.ptp(block_Sf[rows], axis=0) > 0
-    return np.where(varies_f, np.sqrt(((block_Sf - cells[cell_S]) ** 2).sum(axis=0) / df), 0.0)
+    """Standard deviation [f] around the cell means; 0 where a feature is constant within cells but for rounding."""
+    noise_f = np.sqrt(((block_Sf - cells[cell_S]) ** 2).sum(axis=0) / df)
+    return np.where(noise_f > ROUNDING * np.abs(block_Sf).max(axis=0), noise_f, 0.0)

@@ -21,7 +21,7 @@ DISTANCES = {
     "cosine": "cosine distance (1 - cos)",
 }
 """Names of the distances, and what the axis of a figure calls them."""
-NOTHING_LEFT = 1e-28  # below this share of its squared length a pattern is constant but for rounding
+NOTHING_LEFT = 1e-24  # below this share of its squared length a pattern is constant but for rounding
 UNDEFINED = ("refuse", "mask")
 
 
@@ -140,6 +140,8 @@ def make_rdms(
     named = dict(sources) if isinstance(sources, Mapping) else {"": sources}
     if undefined not in UNDEFINED:
         raise unknown_name("way with undefined patterns", undefined, UNDEFINED)
+    if not named:
+        raise UserError("no representations to make RDMs of", where="sources")
     tables, about, missing = [], None, {}
     for name, source in named.items():
         X_SF = read_patterns(source, pooling=pooling, features=features)
@@ -204,6 +206,8 @@ def position_distances(
     responses: Responses, distance: str, align: Alignment, width: int, features: Any, block_size: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield `pairwise_distances` of all stimuli at every aligned position; those without a token are not defined."""
+    if width < 1:
+        raise UserError(f"a window of {width} positions", where="width", allowed="integers from 1")
     n_stimuli, n_tokens = len(responses.stimuli), len(responses.tokens)
     numbered = responses.with_values(np.arange(n_tokens, dtype=np.float32)[:, None]).profiles(align, width)
     for w in range(width):
@@ -262,10 +266,10 @@ def _averaged(X_SF: Table, table: pd.DataFrame, average: Any) -> tuple[np.ndarra
 def _same_stimuli(about: dict[str, list] | None, other: dict[str, list], name: str) -> dict[str, list]:
     """Return the descriptors, or say that this source is of other stimuli than the ones before it."""
     if about is not None:
-        key = "id" if "id" in about and "id" in other else next(iter(about))
-        if about[key] != other.get(key):
+        key = "id" if "id" in about and "id" in other else next(iter(about), "id")
+        if about.get(key) != other.get(key):
             raise UserError("sources are of different stimuli, or in another order", where=name)
-    return about or other
+    return other if about is None else about
 
 
 def _refuse_patterns(rows: list[int], table: pd.DataFrame, distance: str, name: str) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from neurosae.errors import UserError
-from neurosae.rdms.comparators import as_vectors, check_comparator, correlate
+from neurosae.rdms.comparators import MIN_PAIRS, Vectors, as_vectors, check_comparator, correlate
 from neurosae.rdms.distances import position_distances
 from neurosae.responses import Alignment, Responses
 from neurosae.rsa.results import Reason
@@ -49,7 +49,7 @@ class Searchlight:
         return pd.DataFrame(
             {
                 "model": np.array(self.models)[k],
-                "block": np.array(self.blocks)[block],
+                "block": [self.blocks[row] for row in block],
                 "position": self.positions[w],
                 "score": self.value_KLW.ravel(),
                 "n": self.n_LW[block, w],
@@ -96,7 +96,7 @@ def searchlight(
     Raises
     ------
     UserError
-        Responses of different stimuli, malformed models.
+        Responses of different stimuli (by their ids), no responses, malformed models.
 
     References
     ----------
@@ -115,21 +115,24 @@ def searchlight(
     """
     check_comparator(comparator)
     hypotheses = as_vectors(models, "model")
+    _check_stimuli(responses, hypotheses)
     i_P, j_P = np.triu_indices(hypotheses.n_stimuli, k=1)
     value_LWK, n_LW = np.empty((len(responses), width, len(hypotheses.names))), np.empty((len(responses), width), int)
-    for row, (block, heard) in enumerate(responses.items()):
-        if len(heard.stimuli) != hypotheses.n_stimuli:
-            raise UserError(
-                f"{len(heard.stimuli)} stimuli, but the models are of {hypotheses.n_stimuli}", where=f"block {block}"
-            )
+    n_pairs_LWK = np.empty(value_LWK.shape)
+    for row, heard in enumerate(responses.values()):
         cells = position_distances(heard, distance, align, width, features, block_size)
         for w, (D_SS, defined_S) in enumerate(cells):
             n_LW[row, w] = defined_S.sum()
-            value_LWK[row, w] = correlate(_over_pairs(D_SS, defined_S, i_P, j_P), hypotheses.x_LP, comparator)[0]
-    value_KLW = np.moveaxis(value_LWK, -1, 0)
-    undefined_KLW, few_LW = np.isnan(value_KLW), n_LW < min_stimuli
-    reason_KLW = np.where(undefined_KLW, Reason.CONSTANT, Reason.OK)
-    reason_KLW = np.where(few_LW, Reason.TOO_FEW_STIMULI, reason_KLW).astype(np.int8)
+            x_1P = _over_pairs(D_SS, defined_S, i_P, j_P)
+            value_LWK[row, w] = correlate(x_1P, hypotheses.x_LP, comparator)[0]
+            n_pairs_LWK[row, w] = (~np.isnan(x_1P) & ~np.isnan(hypotheses.x_LP)).sum(axis=1)
+    value_KLW, n_pairs_KLW = np.moveaxis(value_LWK, -1, 0), np.moveaxis(n_pairs_LWK, -1, 0)
+    few_KLW = np.broadcast_to(n_LW < min_stimuli, value_KLW.shape)
+    reason_KLW = np.select(
+        [few_KLW, n_pairs_KLW < MIN_PAIRS, np.isnan(value_KLW)],
+        [Reason.TOO_FEW_STIMULI, Reason.TOO_FEW_PAIRS, Reason.CONSTANT],
+        Reason.OK,
+    ).astype(np.int8)
     reference = {"left": 0, "centre": width // 2, "target": width // 4, "end": width - 1}[align]
     return Searchlight(
         np.where(reason_KLW == Reason.OK, value_KLW, 0.0),
@@ -188,6 +191,22 @@ def second_order(rdms: Any, others: Any = None, *, comparator: str = "spearman")
             where=f"{rows.names[row]} and {columns.names[column]}",
         )
     return pd.DataFrame(value_LM, index=list(rows.names), columns=list(columns.names))
+
+
+def _check_stimuli(responses: Mapping[Any, Responses], hypotheses: Vectors) -> None:
+    """Refuse responses to other stimuli than those of the models, or than those of the first block."""
+    if not responses:
+        raise UserError("no responses to search", where="responses")
+    ids = hypotheses.ids
+    for block, heard in responses.items():
+        if len(heard.stimuli) != hypotheses.n_stimuli:
+            raise UserError(
+                f"{len(heard.stimuli)} stimuli, but the models are of {hypotheses.n_stimuli}", where=f"block {block}"
+            )
+        own = tuple(heard.stimuli["id"]) if "id" in heard.stimuli else None
+        if ids is not None and own is not None and own != ids:
+            raise UserError("responses are of different stimuli, or in another order", where=f"block {block}")
+        ids = own if ids is None else ids
 
 
 def _over_pairs(D_SS: np.ndarray, defined_S: np.ndarray, i_P: np.ndarray, j_P: np.ndarray) -> np.ndarray:

@@ -69,11 +69,13 @@ def chosen(features: Any, n_features: int) -> np.ndarray:
     if isinstance(features, slice):
         return np.arange(n_features)[features]
     features = np.asarray(features)
-    if features.dtype == bool and len(features) == n_features:
+    if features.dtype == bool and features.shape == (n_features,):
         return np.flatnonzero(features)
-    numbers = features.astype(np.intp)
-    if features.dtype == bool or (numbers < 0).any() or (numbers >= n_features).any():
-        raise UserError(f"features do not fit the {n_features} there are", where="features")
+    numbers = features if features.size else features.astype(np.intp)
+    if numbers.dtype.kind not in "iu" or (numbers < 0).any() or (numbers >= n_features).any():
+        raise UserError(
+            f"features do not fit the {n_features} there are", where="features", allowed="numbers, a mask or a slice"
+        )
     return numbers
 
 
@@ -158,6 +160,33 @@ def from_dataset(dataset: Any) -> tuple[np.ndarray, pd.DataFrame]:
     return np.asarray(dataset.measurements, dtype=np.float64), stimuli
 
 
+def numbered(names_S: Any, n_stimuli: int, what: str, *, sort: bool = False) -> tuple[np.ndarray, list[Any]]:
+    """Number every stimulus by its name (condition, fold, item): in order of appearance, or sorted.
+
+    Returns
+    -------
+    code_S : int array [S]
+    names : list
+
+    Raises
+    ------
+    UserError
+        Another length, or a stimulus without a name (None, NaN): such stimuli are not alike.
+
+    Examples
+    --------
+    >>> numbered(["b", "a", "b"], 3, "fold", sort=True)
+    (array([1, 0, 1]), ['a', 'b'])
+    """
+    names_S = np.asarray(names_S, dtype=object)
+    if names_S.shape != (n_stimuli,):
+        raise UserError(f"{names_S.size} {what}s for {n_stimuli} stimuli", where=f"{what}s")
+    code_S, names = pd.factorize(names_S, sort=sort)
+    if (code_S < 0).any():
+        raise UserError(f"a stimulus has no {what}", where=f"stimulus {np.flatnonzero(code_S < 0)[0]}")
+    return code_S, list(names)
+
+
 def condition_codes(conditions_S: Any, n_stimuli: int) -> tuple[np.ndarray, list[Any]]:
     """Number every stimulus by its condition, in order of appearance.
 
@@ -176,14 +205,10 @@ def condition_codes(conditions_S: Any, n_stimuli: int) -> tuple[np.ndarray, list
     >>> condition_codes(["won", "lost", "won"], 3)
     (array([0, 1, 0]), ['won', 'lost'])
     """
-    code_S, names = pd.factorize(np.asarray(conditions_S, dtype=object))
-    if len(code_S) != n_stimuli:
-        raise UserError(f"{len(code_S)} conditions for {n_stimuli} stimuli", where="conditions")
-    if (code_S < 0).any():
-        raise UserError("a stimulus has no condition", where=f"stimulus {np.flatnonzero(code_S < 0)[0]}")
+    code_S, names = numbered(conditions_S, n_stimuli, "condition")
     if len(names) < 2:
         raise UserError(f"all stimuli are '{names[0]}'", where="conditions", allowed="two conditions or more")
-    return code_S, list(names)
+    return code_S, names
 
 
 def mean_patterns(X_SF: Table, code_S: np.ndarray) -> np.ndarray:
