@@ -23,8 +23,8 @@ import numpy as np
 from scipy import sparse, stats
 from threadpoolctl import threadpool_limits
 
+from benchmarks import crossnobis
 from neurosae.inference import max_t
-from neurosae.rdms import crossnobis
 from neurosae.rsa import score_model, score_profiles, score_scalar
 
 warnings.filterwarnings("ignore", category=UserWarning, module="rsatoolbox")
@@ -49,7 +49,7 @@ def line(
             started = time.perf_counter()
             values[key] = np.asarray(function())
             seconds[key].append(time.perf_counter() - started)
-    scale = {"us/feature": 1e6, "ms": 1e3, "s": 1}[unit]
+    scale = {"ns/latent/arrangement": 1e9, "us/feature": 1e6, "ms": 1e3, "s": 1}[unit]
     figure = {key: statistics.median(seconds[key]) / n * scale for key, n in (("ours", n_ours), ("peer", n_peer))}
     return {
         "name": f"{name}, {unit}",
@@ -207,37 +207,56 @@ def by_loop(P_FSW: np.ndarray, labels: np.ndarray) -> list[float]:
 
 
 def profile_lines(n_features: int, n_peer: int, repeats: int, n_jobs: int) -> Iterator[dict[str, Any]]:
-    """Time courses of 50 tokens, 100 stimuli: dense, one response in a hundred, and firing rates after Zipf's law."""
+    """Time courses of 50 tokens, 100 stimuli: dense, one response in a hundred, and firing rates after Zipf's law.
+
+    Rare responses are given to us as a sparse table, and again as the dense profiles that the loop always gets.
+    """
     rng = np.random.default_rng(2)
     labels, everywhere = np.arange(100) < 50, np.ones((100, 50), dtype=bool)
     rate_F = rng.permutation(np.minimum(1, 0.12 / np.arange(1, n_features + 1) ** 0.5))
     for name, density in (
-        ("dense", 1.0),
+        ("all responses", 1.0),
         ("1 % of responses", 0.01),
         ("1 % of responses, rates after Zipf", rate_F * 0.01 / rate_F.mean()),
     ):
         P_SWF = rng.exponential(size=(100, 50, n_features)) * (rng.random((100, 50, n_features)) < density)
         P_FSW = np.ascontiguousarray(np.moveaxis(P_SWF[:, :, :n_peer], -1, 0))
-        yield line(
-            f"profiles, {name}, 100 x 50 x {n_features}",
-            lambda P_SWF=P_SWF: score_profiles(P_SWF, everywhere, labels, n_jobs=n_jobs).value,  # type: ignore[misc]
-            lambda P_FSW=P_FSW: single(by_loop, P_FSW, labels),  # type: ignore[misc]
-            repeats,
-            f"loop of np.corrcoef and scipy {version('scipy')} ttest_ind; ours on {n_jobs} threads",
-            n_ours=n_features,
-            n_peer=n_peer,
-        )
+        tables = {"dense input": P_SWF}
+        if name != "all responses":
+            tables = {"sparse table": sparse.csc_array(P_SWF.reshape(5_000, -1)), **tables}
+        for given, table in tables.items():
+            yield line(
+                f"profiles, {name}, 100 x 50 x {n_features}, {given}",
+                lambda table=table: score_profiles(table, everywhere, labels, n_jobs=n_jobs).value,  # type: ignore[misc]
+                lambda P_FSW=P_FSW: single(by_loop, P_FSW, labels),  # type: ignore[misc]
+                repeats,
+                f"loop of np.corrcoef and scipy {version('scipy')} ttest_ind; ours on {n_jobs} threads",
+                n_ours=n_features,
+                n_peer=n_peer,
+            )
 
 
 # ---------------------------------------------------------------- max-T and crossnobis
 
 
-def max_t_line(name: str, Y_SF: Any, n_arrangements: int, repeats: int, n_jobs: int) -> dict[str, Any]:
-    """The same data, labels and number of arrangements; both two-sided, family-wise."""
+def by_nilearn(Y_SF: np.ndarray, labels: np.ndarray, n_arrangements: int, n_jobs: int) -> dict[str, Any]:
+    """Two-sided, family-wise."""
     from nilearn.mass_univariate import permuted_ols
 
-    labels = np.repeat([1.0, -1.0], Y_SF.shape[0] // 2)
-    dense_SF = Y_SF.toarray() if sparse.issparse(Y_SF) else Y_SF
+    return permuted_ols(labels[:, None], Y_SF, n_perm=n_arrangements, random_state=0, n_jobs=n_jobs, output_type="dict")
+
+
+def max_t_lines(n_features: int, n_latents: int, n: int, repeats: int, n_jobs: int) -> Iterator[dict[str, Any]]:
+    """Dense features; and the latents of a wide sparse autoencoder."""
+    yield max_t_line(n_features, n, repeats, n_jobs)
+    yield wide_max_t_line(n_latents, n, n_features, repeats, n_jobs)
+
+
+def max_t_line(n_features: int, n_arrangements: int, repeats: int, n_jobs: int) -> dict[str, Any]:
+    """Dense features, a tenth of them with a signal; the same labels and number of arrangements."""
+    labels = np.repeat([1.0, -1.0], 50)
+    Y_SF = np.random.default_rng(3).normal(size=(100, n_features))
+    Y_SF[:, : n_features // 10] += 0.35 * labels[:, None]
     results: dict[str, Any] = {}
 
     def ours() -> np.ndarray:
@@ -245,12 +264,10 @@ def max_t_line(name: str, Y_SF: Any, n_arrangements: int, repeats: int, n_jobs: 
         return np.asarray(results["ours"].observed.t)
 
     def peer() -> np.ndarray:
-        results["peer"] = permuted_ols(
-            labels[:, None], dense_SF, n_perm=n_arrangements, random_state=0, n_jobs=n_jobs, output_type="dict"
-        )
+        results["peer"] = by_nilearn(Y_SF, labels, n_arrangements, n_jobs)
         return np.asarray(results["peer"]["t"][0])
 
-    name = f"max-T, {n_arrangements} arrangements, {name}, {Y_SF.shape[0]} x {Y_SF.shape[1]}"
+    name = f"max-T, {n_arrangements} arrangements, dense, 100 x {n_features}"
     measured = line(name, ours, peer, repeats, f"nilearn {version('nilearn')} permuted_ols, {n_jobs} jobs", unit="s")
     p_ours, p_peer = results["ours"].p_fwe, 10.0 ** -results["peer"]["logp_max_t"][0]
     error = np.sqrt(2 * np.maximum(p_ours * (1 - p_ours), 1 / n_arrangements) / n_arrangements)
@@ -260,36 +277,28 @@ def max_t_line(name: str, Y_SF: Any, n_arrangements: int, repeats: int, n_jobs: 
     }
 
 
-def max_t_lines(n_features: int, n_latents: int, n: int, repeats: int, n_jobs: int) -> Iterator[dict[str, Any]]:
-    """Dense features, a tenth of them with a signal; and sparse latents without the silent ones."""
-    Y_SF = np.random.default_rng(3).normal(size=(100, n_features))
-    Y_SF[:, : n_features // 10] += 0.35 * np.repeat([1.0, -1.0], 50)[:, None]
-    yield max_t_line("dense", Y_SF, n, repeats, n_jobs)
-    table = zipf_table(200, n_latents)
-    yield max_t_line("sparse, none silent", table[:, np.diff(table.indptr) > 1], n, repeats, n_jobs)
-
-
-def crossnobis_line(n_features: int, repeats: int) -> dict[str, Any]:
-    """16 conditions in 6 folds."""
-    from rsatoolbox.data import Dataset
-    from rsatoolbox.rdm import calc_rdm
-
-    X_SF = np.random.default_rng(4).normal(size=(96, n_features))
-    condition_S, fold_S = np.tile(np.arange(16), 6), np.repeat(np.arange(6), 16)
-    above = np.triu_indices(16, 1)
-
-    def peer() -> np.ndarray:
-        data = Dataset(X_SF, obs_descriptors={"condition": condition_S, "fold": fold_S})
-        return calc_rdm(data, "crossnobis", descriptor="condition", cv_descriptor="fold").dissimilarities[0]
-
+def wide_max_t_line(n_latents: int, n_arrangements: int, n_peer: int, repeats: int, n_jobs: int) -> dict[str, Any]:
+    """All latents of a wide sparse autoencoder; the peer gets few of them and few arrangements, or would not end."""
+    table, labels = zipf_table(200, n_latents), np.repeat([1.0, -1.0], 100)
+    active = np.flatnonzero(np.diff(table.indptr))
+    sample = np.sort(np.random.default_rng(5).choice(active, min(n_peer, len(active)), replace=False))
+    few, few_SF = max(20, n_arrangements // 50), table[:, sample].toarray()
     return line(
-        f"crossnobis, 16 conditions x 6 folds x {n_features}",
-        lambda: crossnobis(X_SF, condition_S, fold_S).table_CC[above],
-        peer,
+        f"max-T, {n_arrangements} arrangements, sparse, 200 x {n_latents}, {len(active)} not silent",
+        lambda: max_t(table, labels, None, "unpaired", n=n_arrangements, n_jobs=n_jobs).observed.t[sample],
+        lambda: by_nilearn(few_SF, labels, few, n_jobs)["t"][0],
         repeats,
-        f"rsatoolbox {version('rsatoolbox')}, calc_rdm",
-        unit="ms",
+        f"nilearn {version('nilearn')} permuted_ols, {n_jobs} jobs, {few} arrangements of {len(sample)} random latents "
+        "that are not silent; both figures are per latent that is not silent",
+        n_ours=len(active) * n_arrangements,
+        n_peer=len(sample) * few,
+        unit="ns/latent/arrangement",
     )
+
+
+def crossnobis_lines(n_features: int, repeats: int) -> Iterator[dict[str, Any]]:
+    """As `benchmarks.crossnobis` measures it."""
+    yield crossnobis.measure(n_features, repeats)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -310,8 +319,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     lines = [
         scalar_lines(some(20_000), some(200), repeats, jobs),
         profile_lines(some(2_000), some(100), repeats, jobs),
-        max_t_lines(some(5_000), some(100_000), some(1_000), repeats, jobs),
-        [crossnobis_line(some(16_000), repeats)],
+        max_t_lines(some(5_000), some(1_000_000), some(10_000), repeats, jobs),
+        crossnobis_lines(some(16_000), repeats),
         sparse_lines(some(1_000_000), some(10_000), repeats, jobs),
     ]
     for result in (result for part in lines for result in part):

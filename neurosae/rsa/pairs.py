@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -17,6 +17,20 @@ category: within either | across.
 """
 
 Summable = TypeVar("Summable", "PairSums", np.ndarray)
+
+
+class Comparison(NamedTuple):
+    """What is compared, and what a feature needs; the names are those of `neurosae.rsa.score_profiles`."""
+
+    target_A: np.ndarray
+    """Stimuli of the target condition, at least as many as `kind` needs."""
+    foil_B: np.ndarray
+    """Stimuli of the foil condition."""
+    kind: str
+    form: str
+    measure: str
+    min_stimuli: int
+    min_pairs: int
 
 
 @dataclass(frozen=True)
@@ -98,6 +112,19 @@ def enough_stimuli(kind: str, target_BS: np.ndarray, foil_BS: np.ndarray) -> np.
     """Return [B]: has every condition the stimuli that `kind` needs, 2 where pairs within it are used, else 1?"""
     n_foil_needed = 1 if kind == "discriminative" else 2
     return (target_BS.sum(axis=1) >= 2) & (foil_BS.sum(axis=1) >= n_foil_needed)
+
+
+def numbers_of_pairs(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs within target, within foil and across for `a` and `b` stimuli."""
+    return a * (a - 1) / 2, b * (b - 1) / 2, a * b
+
+
+def too_few(a_f: np.ndarray, b_f: np.ndarray, comparison: Comparison) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Given targets and foils whose profile varies: too few stimuli, too few pairs, number of compared pairs; [f]."""
+    stimuli = compared(comparison.kind, a_f * (a_f > 1), b_f * (b_f > 1), (a_f + b_f) * ((a_f > 0) & (b_f > 0)))
+    n_similar_f, n_dissimilar_f = compared(comparison.kind, *numbers_of_pairs(a_f, b_f))
+    few_stimuli_f = np.minimum(*stimuli) < comparison.min_stimuli
+    return few_stimuli_f, np.minimum(n_similar_f, n_dissimilar_f) < comparison.min_pairs, n_similar_f + n_dissimilar_f
 
 
 def point_biserial(similar: PairSums, dissimilar: PairSums) -> tuple[np.ndarray, np.ndarray]:

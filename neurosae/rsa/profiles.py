@@ -18,9 +18,27 @@ import numpy as np
 from neurosae.errors import UserError, unknown_name
 from neurosae.rsa import position_free
 from neurosae.rsa.common_positions import CONSTANT_SPREAD, similarity_of_active
-from neurosae.rsa.full_windows import BLOCKS_READ, Comparison, score_full_windows
-from neurosae.rsa.pairs import PairSums, compared, enough_stimuli, indicators, label_codes, point_biserial
-from neurosae.rsa.results import FeatureScores, Reason, collect, explained, index_blocks, refuse_value
+from neurosae.rsa.full_windows import BLOCKS_READ, score_full_windows
+from neurosae.rsa.pairs import (
+    Comparison,
+    PairSums,
+    compared,
+    enough_stimuli,
+    indicators,
+    label_codes,
+    point_biserial,
+)
+from neurosae.rsa.profile_tables import dense_profiles, sparse_profiles
+from neurosae.rsa.results import (
+    FeatureScores,
+    Reason,
+    Table,
+    collect,
+    columns_of,
+    explained,
+    index_blocks,
+    is_sparse,
+)
 from neurosae.rsa.targets import check_tables
 
 FORMS = ("aligned", "sorted", "lagged", "warped", "energy")
@@ -80,7 +98,8 @@ def profile_similarity(
            [ 1.2,  0. , -1.2],
            [-1.2, -1.2,  0. ]])
     """
-    P_SWF, defined_SW = _check(P_SWF, defined_SW, form, measure)
+    _check_names(form, measure)
+    P_SWF, defined_SW = dense_profiles(P_SWF, np.asarray(defined_SW, dtype=bool))
     n_stimuli, _, n_features = P_SWF.shape
     if form in POSITION_FREE:
         return POSITION_FREE[form](np.where(defined_SW[:, :, None], P_SWF, 0.0), defined_SW, min_positions)
@@ -199,7 +218,7 @@ def score_similarity_model(
 
 
 def score_profiles(
-    P_SWF: Any,
+    P: Any,
     defined_SW: Any,
     labels: Any,
     kind: str = "discriminative",
@@ -213,11 +232,17 @@ def score_profiles(
 ) -> FeatureScores:
     """Score how much more alike the target condition's time courses are, for every feature and label vector.
 
-    `profile_similarity` and `score_similarity` over blocks of `block_size` features (same parameters and errors);
-    memory grows with block_size x S x (S + B) for each of `n_jobs` threads, where only stimuli that a feature is active
-    for count as S in the forms `aligned` and `sorted`. One label vector is fastest where all stimuli fill the window.
-    Features that are zero at every clean position of the stimuli used are reported as silent. The result is bitwise the
-    same for any `n_jobs`.
+    What `profile_similarity` and `score_similarity` give (same parameters and errors), for blocks of `block_size`
+    features; memory grows with block_size x S x (S + B + W) for each of `n_jobs` threads, where only stimuli that a
+    feature is active for count as S in the forms `aligned` and `sorted`. Features that are zero at every clean position
+    of the stimuli used are reported as silent. The result is bitwise the same for any `n_jobs`.
+
+    Parameters
+    ----------
+    P : array [S, W, F], or scipy sparse array [S*W, F]
+        Responses at W window positions. The rows of a sparse table are those of one stimulus after the other: position
+        w of stimulus s is row s*W + w. It is dense for one block of features at a time, or never: one label vector, all
+        stimuli clean at all positions and the form `aligned` cost O(non-zeros) for features that are rarely active.
 
     Examples
     --------
@@ -228,28 +253,35 @@ def score_profiles(
     >>> score_profiles(P_SWF, np.ones((40, 8), dtype=bool), np.arange(40) < 20).value.round(1) + 0
     array([0. , 0.8])
     """
-    P_SWF, defined_SW = _check(P_SWF, defined_SW, form, measure)
-    codes_BS = label_codes(labels, len(P_SWF))
+    _check_names(form, measure)
+    defined_SW = np.asarray(defined_SW, dtype=bool)
+    P, defined_SW = (sparse_profiles if is_sparse(P) else dense_profiles)(P, defined_SW)
+    (n_stimuli, n_positions), n_features = defined_SW.shape, P.shape[-1]
+    codes_BS = label_codes(labels, n_stimuli)
     enough = enough_stimuli(kind, *indicators(codes_BS)).all()
-    full = defined_SW[(codes_BS != 0).any(axis=0)].all() and P_SWF.shape[1] >= MIN_POSITIONS
+    full = defined_SW[(codes_BS != 0).any(axis=0)].all() and n_positions >= MIN_POSITIONS
     sides = np.flatnonzero(codes_BS[0] == 1), np.flatnonzero(codes_BS[0] == -1)
     comparison = Comparison(*sides, kind, form, measure, min_stimuli, min_pairs)
     if full and enough and len(codes_BS) == 1 and form not in POSITION_FREE:
-        scores = score_full_windows(P_SWF, comparison, block_size, n_jobs)
+        scores = score_full_windows(P, n_positions, comparison, block_size, n_jobs)
         return scores if np.ndim(labels) == 2 else scores.row(0)
 
     def similarity(P_fSW: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         if form not in POSITION_FREE:
             return similarity_of_active(P_fSW, defined_SW, form, measure, MIN_POSITIONS)
-        everyone_1S = np.arange(P_fSW.shape[1])[None]
+        everyone_1S = np.arange(n_stimuli)[None]
         return everyone_1S, *profile_similarity(np.moveaxis(P_fSW, 0, -1), defined_SW, form=form)
 
-    def score(P_SWf: np.ndarray) -> FeatureScores:
+    def score(P_f: Table) -> FeatureScores:
+        P_SWf = P_f.toarray().reshape(n_stimuli, n_positions, -1) if is_sparse(P_f) else P_f
         return _score_tables(P_SWf, defined_SW, codes_BS, comparison, similarity, block_size)
 
-    chunks = index_blocks(np.arange(P_SWF.shape[2]), BLOCKS_READ * block_size)
-    blocks = ((columns_f, P_SWF[:, :, columns_f[0] : columns_f[-1] + 1]) for columns_f in chunks)
-    scores = collect(blocks, (len(codes_BS), P_SWF.shape[2]), score, n_jobs=n_jobs)
+    def columns(start: int, stop: int) -> Table:
+        return columns_of(P, start, stop) if is_sparse(P) else P[:, :, start:stop]
+
+    chunks = index_blocks(np.arange(n_features), BLOCKS_READ * block_size)
+    blocks = ((columns_f, columns(columns_f[0], columns_f[-1] + 1)) for columns_f in chunks)
+    scores = collect(blocks, (len(codes_BS), n_features), score, n_jobs=n_jobs)
     return scores if np.ndim(labels) == 2 else scores.row(0)
 
 
@@ -281,29 +313,13 @@ def _score_tables(
     return FeatureScores(scores.value, reason_Bf, scores.defined_share)
 
 
-def _check(P_SWF: Any, defined_SW: Any, form: str, measure: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return profiles and mask as arrays, or say what is wrong with them."""
+def _check_names(form: str, measure: str) -> None:
     if form not in FORMS:
         raise unknown_name("profile form", form, FORMS)
     if measure not in MEASURES:
         raise unknown_name("profile measure", measure, MEASURES)
     if measure != "correlation" and form in POSITION_FREE:
         raise UserError(f"measure '{measure}' with form '{form}'", allowed="aligned, sorted")
-    P_SWF, defined_SW = np.asarray(P_SWF), np.asarray(defined_SW, dtype=bool)
-    if P_SWF.ndim != 3 or defined_SW.shape != P_SWF.shape[:2]:
-        raise UserError(
-            f"profiles have shape {P_SWF.shape} and their mask {defined_SW.shape}",
-            allowed="[stimuli, positions, features] and [stimuli, positions]",
-        )
-    for s, P_WF in enumerate(P_SWF):
-        with np.errstate(over="ignore", invalid="ignore"):
-            if np.isfinite(P_WF.sum()):  # one quick pass; the sum may also overflow, or hold undefined positions
-                continue
-        bad_WF = ~np.isfinite(P_WF) & defined_SW[s][:, None]
-        if bad_WF.any():
-            w, f = np.argwhere(bad_WF)[0]
-            refuse_value(P_WF[w, f], s, f)
-    return P_SWF, defined_SW
 
 
 def _score_pairs(

@@ -124,6 +124,16 @@ def index_blocks(indices: np.ndarray, block_size: int) -> Iterator[np.ndarray]:
         yield indices[start : start + block_size]
 
 
+def weighted_blocks(weight_F: np.ndarray, limit: int) -> Iterator[np.ndarray]:
+    """Cut feature indices into consecutive runs whose weights add up to at most `limit`, or that hold one feature."""
+    total_F, start = np.cumsum(weight_F), 0
+    while start < len(total_F):
+        before = total_F[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(total_F, before + limit, side="right")))
+        yield np.arange(start, stop)
+        start = stop
+
+
 def in_threads(function: Callable[[Any], Any], items: Iterable[Any], n_jobs: int) -> Iterator[Any]:
     """Map a function over items on `n_jobs` threads, a few items ahead; the results are equal for any number."""
     import joblib
@@ -147,10 +157,7 @@ def as_table(X_SF: Any) -> Table:
         Not two-dimensional, or a value is not finite (names the first such stimulus and feature).
     """
     if is_sparse(X_SF):
-        X_SF = sparse.csc_array(X_SF)
-        if not X_SF.has_canonical_format:
-            X_SF = X_SF.copy()
-            X_SF.sum_duplicates()
+        X_SF = canonical(X_SF)
         bad = np.flatnonzero(~np.isfinite(X_SF.data))
         if len(bad):
             refuse_value(X_SF.data[bad[0]], X_SF.indices[bad[0]], np.searchsorted(X_SF.indptr, bad[0], "right") - 1)
@@ -161,6 +168,15 @@ def as_table(X_SF: Any) -> Table:
     if not np.isfinite(X_SF).all():
         s, f = np.argwhere(~np.isfinite(X_SF))[0]
         refuse_value(X_SF[s, f], s, f)
+    return X_SF
+
+
+def canonical(X_SF: Table) -> Table:
+    """Return any sparse array as CSC, sorted and without duplicate entries; the input stays as it is."""
+    X_SF = sparse.csc_array(X_SF)
+    if not X_SF.has_canonical_format:
+        X_SF = X_SF.copy()
+        X_SF.sum_duplicates()
     return X_SF
 
 
@@ -214,12 +230,12 @@ def mixed_blocks(
     rare_Sf = X_SF[:, rare_F].astype(np.float64)
     sparse_size = default_block(n_sparse) if block_size is None else block_size
     for columns in index_blocks(np.arange(len(rare_F)), sparse_size):
-        yield rare_F[columns], _columns(rare_Sf, columns[0], columns[-1] + 1)
+        yield rare_F[columns], columns_of(rare_Sf, columns[0], columns[-1] + 1)
     for columns in index_blocks(np.flatnonzero(~mostly_zero_F), dense_size):
         yield columns, X_SF[:, columns].astype(np.float64).toarray()
 
 
-def _columns(X_SF: Table, start: int, stop: int) -> Table:
+def columns_of(X_SF: Table, start: int, stop: int) -> Table:
     """Consecutive columns of a CSC array, without copying its values."""
     first, last = X_SF.indptr[start], X_SF.indptr[stop]
     indptr = X_SF.indptr[start : stop + 1] - first
