@@ -70,7 +70,13 @@ def parser() -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> None:
     """Test, localize, print, write."""
+    for name, least in (("width", 1), ("permutations", 1), ("k", 1), ("peaks", 1), ("seed", 0)):
+        if getattr(options, name) < least:
+            raise UserError(
+                f"{getattr(options, name)} is too small", where=f"--{name}", allowed=f"integers from {least}"
+            )
     concept = stimuli.load(options.concept)
+    concept.contrast(options.contrast)  # what is wrong shows before anything is read
     heard, bench = _listen(options, concept)
     columns = _covariates(options, concept, heard, bench)
     found = compute_contrast(
@@ -90,8 +96,12 @@ def run(options: argparse.Namespace) -> None:
     )
     peaks = found.peaks(options.peaks)
     tables = {"peaks": peaks, "cells": found.cells()}
-    parts = [describe(found, concept.name), peaks.to_string(index=False, float_format="{:.3g}".format), power(found)]
-    if found.null_LWB is not None and (len(found.features_F) > 1 or found.shared_axis):
+    parts = [
+        describe(found, concept.name, options),
+        _plain(peaks),
+        power(found, options),
+    ]
+    if found.null_LWB is not None and found.n_LW.size > 1 and (len(found.features_F) > 1 or found.shared_axis):
         tables["clusters"] = found.clusters().table
         parts += ["Clusters of the mean variance explained, block x position", _plain(tables["clusters"])]
     if not options.modulator:
@@ -103,21 +113,26 @@ def run(options: argparse.Namespace) -> None:
     _draw(options, found, tables)
 
 
-def describe(found: ContrastMap, name: str) -> str:
-    """What was tested, and how much of it is significant, in two sentences."""
+def describe(found: ContrastMap, name: str, options: argparse.Namespace) -> str:
+    """What was tested, and how much of it is significant, in a few sentences."""
     n_blocks, width, n_features = found.t.shape
     masked = int((~found.tested_LW).sum())
     control = f"{found.height_control or 'uncorrected'} p <= {found.alpha:g}"
     beside = f", beside {', '.join(found.covariates)}" if found.covariates else ""
+    slope = (
+        "The slope is within stimuli that were written together. Whatever else differs between them with the rating is "
+        "in it, conditions included; --contrast takes out those of a contrast.\n"
+    )
     return (
         f"{name}, {found.contrast} ({found.design}{beside}): {n_blocks} blocks x {width} positions x {n_features:,} "
         f"features, {masked} of {n_blocks * width} cells masked for too few stimuli.\n"
+        f"{slope if options.modulator and not options.contrast and found.design == 'families' else ''}"
         f"{int(found.significant.sum()):,} of {int(found.valid.sum()):,} tests are significant ({control}, "
         f"{'two-sided' if found.two_sided else 'one-sided'}). The strongest:"
     )
 
 
-def power(found: ContrastMap) -> str:
+def power(found: ContrastMap, options: argparse.Namespace) -> str:
     """How many stimuli an effect like the strongest and the median significant one would need."""
     sizes = np.abs(found.d[found.significant & (found.se > 0)])
     if not len(sizes):
@@ -129,6 +144,8 @@ def power(found: ContrastMap) -> str:
         for d in (np.median(sizes), sizes.max())
     ]
     unit = {"pairs": "pairs", "interaction": "families"}.get(found.design, "stimuli in each of two groups")
+    if options.modulator:  # d is that of two equal groups
+        needed, unit = [2 * n for n in needed], "stimuli"
     return (
         f"For {_POWER:.0%} power among {n_tests:,} tests (Bonferroni), an effect of the median size of the significant "
         f"ones (d = {np.median(sizes):.2f}) would need {needed[0]} {unit}, the largest (d = {sizes.max():.2f}) "
@@ -154,10 +171,17 @@ def _listen(options: argparse.Namespace, concept: StimulusSet) -> tuple[dict[Sit
     n_blocks = bench.language_model.n_blocks
     numbers = range(n_blocks) if options.blocks == ["all"] else sorted({*range(0, n_blocks, _STEP), n_blocks - 1})
     if options.blocks and options.blocks != ["all"]:
-        numbers = [Site.parse(name).check(n_blocks).block for name in options.blocks]
-    sites = [Site(block) for block in numbers]
+        numbers = [_block(name, n_blocks) for name in options.blocks]
+    sites = [Site(block) for block in sorted(set(numbers))]
     bench.listen(sites)
     return {site: bench.neurons(site) for site in sites}, bench
+
+
+def _block(name: str, n_blocks: int) -> int:
+    site = Site.parse(name).check(n_blocks)
+    if site != Site(site.block):
+        raise UserError(f"{site} is not the residual stream after a block", where="--blocks", allowed="numbers, or all")
+    return site.block
 
 
 def _covariates(
@@ -179,14 +203,15 @@ def _localizer(
     window: dict[str, Any] = {"align": options.align, "width": options.width, "covariates": covariates}
     try:
         localized = localize(heard, concept, options.contrast, **about, **window)
-        profile = region_profile(heard, concept, options.contrast, **about)
+        profile = region_profile(heard, concept, options.contrast, **about, covariates=covariates)
     except UserError as error:
         return {}, [f"No region was tested on held-out items. {error}"]
     region, summary = localized.region.table, localized.summary()
     blocks = ", ".join(f"{n} in block {block}" for block, n in region["block"].value_counts().sort_index().items())
     sentence = (
         f"A region of {len(region)} features, found on half of the items ({blocks}), does this on the "
-        f"{len(localized.held_out_S)} held-out stimuli:"
+        f"{len(localized.held_out_S)} held-out stimuli"
+        + (" (response beside the covariates; decoding and RSA without them):" if len(covariates.columns) else ":")
     )
     return {"region": region, "held_out": summary, "profile": profile}, [sentence, _plain(summary)]
 
@@ -197,7 +222,6 @@ def _plain(table: pd.DataFrame) -> str:
 
 def _write(options: argparse.Namespace, found: ContrastMap, tables: dict[str, pd.DataFrame], text: str) -> None:
     """Tables as CSV, every valid test as Parquet, the summary, and the settings."""
-    options.out.mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():
         write_text(options.out / f"{name}.csv", table.to_csv(index=False))
     with atomic_path(options.out / "map.parquet") as temporary:

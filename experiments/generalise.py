@@ -197,7 +197,7 @@ def _cross_decoding(task: _Task) -> None:
             found = cross_decode(task.pooled(responses), task.design, levels_S, **task.method)
             about = {"factor": factor, "representation": name, "block": task.site.block}
             cells.append(found.cells.assign(**about))
-            summaries.append(found.summary.assign(**about))
+            summaries.append(pd.DataFrame([about] * len(found.summary)).join(found.summary))
             ax = generalisation_plots.transfer_map(found.cells, factor, f"{_title(task)}, {plots.LABELS[name]}")
             plots.save(ax.figure, task.options.out / "figures" / f"cross_decoding-{factor}-{name}")
     _report(task, "cross_decoding", cells, summaries, "Cross-decoding: train at one level, test at another")
@@ -272,7 +272,9 @@ def _controls(task: _Task) -> None:
 
 
 def _show(title: str, table: Any) -> None:
-    print(f"\n{title}\n\n{pd.DataFrame(table).to_string(index=False, float_format='{:.3f}'.format)}")
+    formats = {"p": "{:.2g}".format}
+    shown = pd.DataFrame(table).to_string(index=False, float_format="{:.3f}".format, formatters=formats)
+    print(f"\n{title}\n\n{shown}")
 
 
 def _write(task: _Task, name: str, table: pd.DataFrame) -> None:

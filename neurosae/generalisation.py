@@ -3,8 +3,9 @@
 A selector and a small ensemble are fitted in one *context* and tested in every context: the level of a factor that is
 crossed with the contrast (cross-decoding: success learned from facts, tested on hypotheses), or the block at which the
 neurons are read (a decision that holds at other blocks uses a code that does not change in between). Every cell of the
-matrix uses the same folds and the same number of training items, so that cells off the diagonal compare with those on
-it; held-out items and whatever shares a group with them are in no training set, in whichever context.
+matrix uses the same folds, and every row the same training sets, so that cells off the diagonal compare with those on
+it; held-out items and whatever shares a group with them are in no training set, in whichever context. Where levels
+differ in size so do the training sets of different rows (`n_train`).
 
 Standardisation and weights are those of the training context. Another context may shift all decisions alike: balanced
 accuracy, which decides at 0, counts that as a failure, the AUROC does not and is the primary outcome.
@@ -136,6 +137,8 @@ def cross_decode(
     levels_S = np.asarray(levels_S)
     if levels_S.shape != design.labels_S.shape:
         raise UserError(f"{len(design.labels_S)} labels, but levels of shape {levels_S.shape}")
+    if pd.isna(levels_S).any():
+        raise UserError(f"Stimulus {int(np.argmax(pd.isna(levels_S)))} has no level", where="levels")
     names, level_S = np.unique(levels_S, return_inverse=True)
     if len(names) < 2:
         raise UserError(f"There is one level only, '{names[0]}'", allowed="a factor with two or more")
@@ -211,7 +214,17 @@ def block_transfer(
             f"Transfer over {', '.join(map(str, sites)) or 'no site'}",
             allowed=f"two blocks or more of one residual stream ({' or '.join(RESIDUAL)})",
         )
+    sizes = {(len(responses[site].stimuli), responses[site].n_features) for site in sites}
+    if len(sizes) > 1:
+        raise UserError("The responses differ in their stimuli or in the number of their features")
+    ((n_stimuli, _),) = sizes
     rows = np.asarray(rows)
+    if rows.dtype.kind not in "iu" or rows.shape != design.labels_S.shape or not set(rows) <= set(range(n_stimuli)):
+        raise UserError(
+            f"{rows.dtype} of shape {rows.shape}",
+            where="rows",
+            allowed=f"a row of the stimulus table, 0 to {n_stimuli - 1}, for each of {len(design.labels_S)} labels",
+        )
     tables = []
     for site in sites:
         pooled = responses[site].pool(pooling)

@@ -65,10 +65,9 @@ def contrast_map(found: ContrastMap, feature: int | None = None, ax: Axes | None
     grey = "\ngrey: too few stimuli, or nothing varies" if shown_LW.mask.any() else ""
     ax.set_xlabel(unit + grey)
     ax.set_ylabel("block")
-    mark = "number" if feature is None else "dot"
-    shown = "" if feature is None else f", feature {feature}"
+    shown = "; numbers: significant features" if feature is None else f", feature {feature}; dots: significant"
     ax.set_title(
-        f"{found.contrast}{shown} ({mark}: {_HEIGHT_CONTROLS[found.height_control]}, p ≤ {found.alpha:g})",
+        f"{found.contrast}{shown}\n({_HEIGHT_CONTROLS[found.height_control]}, p ≤ {found.alpha:g})",
         loc="left", fontsize=10, pad=14,
     )  # fmt: skip
     return ax
@@ -133,9 +132,10 @@ def volcano(found: ContrastMap, n_labels: int = 6, ax: Axes | None = None) -> Ax
     ax.axvline(0, color="0.4", lw=1, ls=":")
     ax.set_xlabel("effect size d (above 0: target higher, or rising with a rating)")
     ax.set_ylabel("−log10 p (uncorrected)")
+    named = "named: block: feature" if found.positions_W.dtype.kind != "i" else "named: block, position: feature"
     beyond = f"; {int(capped.sum())} perfect separations not shown" if capped.any() else ""
     ax.set_title(
-        f"{found.contrast}: {_HEIGHT_CONTROLS[found.height_control]}, p ≤ {found.alpha:g}{beyond}",
+        f"{found.contrast}: {_HEIGHT_CONTROLS[found.height_control]}, p ≤ {found.alpha:g}{beyond}\n{named}",
         loc="left", fontsize=10,
     )  # fmt: skip
     ax.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(-0.02, -0.27), ncols=2, markerscale=2)

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from neurosae.ensembles import Array, Fit, get_ensemble, standardisation
-from neurosae.errors import unknown_name
+from neurosae.errors import UserError, unknown_name
 from neurosae.inference import corrected_resampled_test, smallest_p
 from neurosae.inference.design import Design, derived_seed
 from neurosae.inference.heldout import METRICS, auroc, balanced_accuracy, summarise_held_out
@@ -28,12 +28,14 @@ class Transfer:
 
     cells: pd.DataFrame
     """One row per pair: `train`, `test`, `n_train` (stimuli of a training set, mean over folds), `n_test` (stimuli held
-    out over all folds), and for both metrics the mean over folds, its 95 % interval (`_ci_low`, `_ci_high`; Nadeau &
+    out over all folds), `n_valid` (features that a training set can rank, mean over folds; of the k selected ones those
+    beyond are invalid), and for both metrics the mean over folds, its 95 % interval (`_ci_low`, `_ci_high`; Nadeau &
     Bengio 2003), its permutation p (`_p`, not corrected for the number of cells) and chance band (`_chance_low`,
     `_chance_high`; NaN where `chance_reason` says why)."""
     summary: pd.DataFrame
     """AUROC, averaged over cells in every fold: `same` context, `other` contexts, and their `difference`, whose p is
-    that of the corrected resampled t-test (two-sided), as permuted labels leave no effect to generalise."""
+    that of the corrected resampled t-test (two-sided), as permuted labels leave no effect to generalise. The other p
+    are against responses that know nothing of the labels, in whichever context."""
     n_permutations: int
     smallest_p: float
     """Smallest p-value that so many permutations can give."""
@@ -51,9 +53,10 @@ class Method(NamedTuple):
 
 
 class _Fitted(NamedTuple):
-    """Features, standardisation and weights of every label vector."""
+    """Features, standardisation and weights of every label vector; how many features could be ranked."""
 
     features_BK: NDArray[np.intp]
+    n_valid_B: NDArray[np.intp]
     mean_F: Array
     scale_F: Array
     w_BK: Array
@@ -66,8 +69,10 @@ def make_method(selector: str, k: int, ensemble: str, design: Design, seed: int,
     Raises
     ------
     UserError
-        Unknown names, or a selector that needs profiles.
+        Unknown names, a selector that needs profiles, or a number out of its range.
     """
+    if seed < 0 or block_size < 1:
+        raise UserError(f"seed = {seed}, block_size = {block_size}", allowed="seed from 0, block_size from 1")
     if selector not in WITHOUT_PROFILES:
         raise unknown_name("selector", selector, WITHOUT_PROFILES)
     paired_S = design.blocks_S if design.design in ("pairs", "families") else None
@@ -98,24 +103,25 @@ def transfer_matrix(
     null_BS = design.arrangements_BS
     observed_MCCRF = np.empty((len(METRICS), n_contexts, n_contexts, n_repeats, n_splits))
     null_MCCBF = np.empty((len(METRICS), n_contexts, n_contexts, len(null_BS), n_splits))
-    n_train_C = np.zeros(n_contexts)
+    n_train_C, n_valid_C = np.zeros((2, n_contexts))
     for repeat, fold in itertools.product(range(n_repeats), range(n_splits)):
         labels_LS = np.concatenate([design.labels_S[None], null_BS[repeat::n_repeats]])
         test_S = design.folds_RS[repeat] == fold
         train_S = ~np.isin(design.groups_S, design.groups_S[test_S])
         n_train_C += (rows_CS & train_S).sum(axis=1)
         seed = derived_seed(method.seed, repeat, fold)
-        scores_MCCL = _scores(tables, labels_LS, rows_CS & train_S, rows_CS & test_S, method, seed)
+        scores_MCCL, valid_C = _scores(tables, labels_LS, rows_CS & train_S, rows_CS & test_S, method, seed)
+        n_valid_C += valid_C
         observed_MCCRF[..., repeat, fold] = scores_MCCL[..., 0]
         null_MCCBF[..., repeat::n_repeats, fold] = scores_MCCL[..., 1:]
-    n_train_C = n_train_C / (n_repeats * n_splits)
     cells = []
     for i, j in itertools.product(range(n_contexts), repeat=2):
         row = {
             "train": names[i],
             "test": names[j],
-            "n_train": n_train_C[i],
+            "n_train": n_train_C[i] / (n_repeats * n_splits),
             "n_test": int(rows_CS[j].sum()),
+            "n_valid": n_valid_C[i] / (n_repeats * n_splits),
         }
         for metric in ("auroc", "balanced_accuracy"):
             m = METRICS.index(metric)
@@ -133,9 +139,11 @@ def _scores(
     test_CS: NDArray[np.bool_],
     method: Method,
     seed: int,
-) -> Array:
-    """Scores [metric, training context, test context, label vector]; NaN where labels have one class on a side."""
+) -> tuple[Array, Array]:
+    """Scores [metric, training context, test context, label vector], NaN where labels have one class on a side; and
+    how many features were valid for the first label vector in every training context."""
     n = len(tables)
+    n_valid_C = np.zeros(n)
     scores_MCCL = np.full((len(METRICS), n, n, len(labels_LS)), np.nan)
     for i, start in itertools.product(range(n), range(0, len(labels_LS), method.block_size)):
         rows = np.arange(start, min(start + method.block_size, len(labels_LS)))
@@ -143,6 +151,8 @@ def _scores(
         if not len(rows):
             continue
         fitted = _fit(tables[i], labels_LS[rows], train_CS[i], method, seed)
+        if rows[0] == 0:
+            n_valid_C[i] = fitted.n_valid_B[0]
         for j in range(n):
             here = np.flatnonzero(_both(labels_LS[rows], test_CS[j]))
             if len(here):
@@ -150,7 +160,7 @@ def _scores(
                 test_BN = labels_LS[rows[here]][:, test_CS[j]]
                 scores_MCCL[0, i, j, rows[here]] = balanced_accuracy(decision_BN, test_BN)
                 scores_MCCL[1, i, j, rows[here]] = auroc(decision_BN, test_BN)
-    return scores_MCCL
+    return scores_MCCL, n_valid_C
 
 
 def _both(labels_BS: NDArray[np.int8], used_S: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -162,11 +172,12 @@ def _both(labels_BS: NDArray[np.int8], used_S: NDArray[np.bool_]) -> NDArray[np.
 def _fit(X_SF: Array, labels_BS: NDArray[np.int8], train_S: NDArray[np.bool_], method: Method, seed: int) -> _Fitted:
     """Select and fit on the training stimuli, for every label vector."""
     codes_BS = np.where(train_S, labels_BS, 0).astype(np.int8)
-    features_BK = top_k(scores(method.selector, X_SF, codes_BS, blocks_S=method.paired_S, rng_seed=seed), method.k)
+    scores_BF = scores(method.selector, X_SF, codes_BS, blocks_S=method.paired_S, rng_seed=seed)
+    features_BK = top_k(scores_BF, method.k)
     mean_F, scale_F = standardisation(X_SF[train_S])
     Z_FN = ((X_SF[train_S] - mean_F) / scale_F).T
     w_BK, b_B = method.fit(np.ascontiguousarray(Z_FN[features_BK].swapaxes(1, 2)), labels_BS[:, train_S], None, 1.0)
-    return _Fitted(features_BK, mean_F, scale_F, w_BK, b_B)
+    return _Fitted(features_BK, scores_BF.valid.sum(axis=1), mean_F, scale_F, w_BK, b_B)
 
 
 def _decide(fitted: _Fitted, X_SF: Array, test_S: NDArray[np.bool_]) -> Array:

@@ -182,6 +182,17 @@ def test_the_names_of_features_do_not_matter() -> None:
     )
 
 
+def test_features_that_a_training_set_cannot_rank_are_counted() -> None:
+    """Silent at level a, they are invalid there; at level b nothing is wrong with them."""
+    X_SF, design, level_S = crossed()
+    X_SF[np.ix_(level_S == "a", np.arange(17))] = 0
+    found = cross_decode(X_SF, design, level_S, k=5)
+    assert found.cells["n_valid"].tolist() == [3, 3, 20, 20]
+    for size in (1, 7):
+        np.testing.assert_array_equal(cross_decode(X_SF, design, level_S, k=5, block_size=size).cells["n_valid"],
+                                      found.cells["n_valid"])  # fmt: skip
+
+
 def test_three_levels_that_share_no_group() -> None:
     """Domains: every family lies in one; training sets are as large in every cell."""
     rng = np.random.default_rng(0)
@@ -216,6 +227,12 @@ def test_bad_input_of_cross_decoding() -> None:
         cross_decode(X_SF, design, level_S, k=21)
     with pytest.raises(UserError, match="Responses of shape"):
         cross_decode(X_SF[1:], design, level_S)
+    with pytest.raises(UserError, match="Stimulus 3 has no level"):
+        cross_decode(X_SF, design, np.where(np.arange(48) == 3, None, level_S))
+    with pytest.raises(UserError, match="block_size = 0"):
+        cross_decode(X_SF, design, level_S, block_size=0)
+    with pytest.raises(UserError, match="seed = -1"):
+        block_transfer({Site(b): as_responses(X_SF, Site(b)) for b in (1, 2)}, np.arange(48), design, seed=-1)
     X_SF[5, 7] = np.inf
     with pytest.raises(UserError, match="stimulus 5, feature 7: the response is inf"):
         cross_decode(X_SF, design, level_S)
@@ -237,6 +254,11 @@ def test_bad_input_of_block_transfer() -> None:
     with pytest.raises(UserError, match="one residual stream"):
         transfer(Site(1, "mlp_out"), Site(2, "mlp_out"))
     responses = {site: as_responses(X_SF, site) for site in (Site(1), Site(2))}
+    for wrong in (np.ones(48, dtype=bool), np.arange(48) + 1, np.arange(40)):
+        with pytest.raises(UserError, match=r"rows: .*a row of the stimulus table, 0 to 47, for each of 48 labels"):
+            block_transfer(responses, wrong, design)
+    with pytest.raises(UserError, match="differ in their stimuli or in the number of their features"):
+        block_transfer(responses | {Site(3): as_responses(X_SF[:, :9], Site(3))}, rows, design)
     with pytest.raises(UserError, match="Stimulus 0 has no value: no clean token in a target span"):
         block_transfer(responses, rows, design, pooling="target")
 

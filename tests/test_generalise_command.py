@@ -95,6 +95,11 @@ def test_block_transfer_and_controls_cover_what_they_should(out: Path) -> None:
     assert l0.max() / l0.min() < 1.5
 
 
+def test_no_p_is_printed_as_zero(capsys: pytest.CaptureFixture[str]) -> None:
+    command._show("Tests", [{"auroc": 0.5, "p": 1.5e-9}])
+    assert "1.5e-09" in capsys.readouterr().out
+
+
 def test_domains_serve_as_levels(concept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["--concept", str(concept), *SMALL, "--across", "domain", "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out

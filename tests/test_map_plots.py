@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
@@ -99,12 +100,17 @@ def test_the_profile_passes_through_the_effects_inside_their_band() -> None:
 
 
 def test_power_names_the_pairs_that_the_effects_would_need(found: ContrastMap) -> None:
-    sentence = command.power(found)
+    about_labels, about_slope = argparse.Namespace(modulator=None), argparse.Namespace(modulator="arousal")
+    sentence = command.power(found, about_labels)
     assert f"d = 2.25) {pairs_needed(2.25, 0.8, 0.05, 44)}." in sentence
     assert f"d = 2.12) would need {pairs_needed(2.125, 0.8, 0.05, 44)} pairs" in sentence
     assert "44 tests" in sentence
     nothing = ContrastMap(**vars(found) | {"p_corrected": np.ones(found.t.shape)})
-    assert "No test" in command.power(nothing)
+    assert "No test" in command.power(nothing, about_labels)
+    slope = ContrastMap(**vars(found) | {"design": "families"})
+    needed = 2 * pairs_needed(2.25, 0.8, 0.05, 44, "unpaired")
+    assert f"the largest (d = 2.25) {needed}." in command.power(slope, about_slope)
+    assert "stimuli in each" not in command.power(slope, about_slope)
 
 
 @pytest.fixture(scope="module")
@@ -154,8 +160,25 @@ def test_the_command_says_what_is_wrong(concept: Path, tmp_path: Path, capsys: p
         (["--blocks", "77"], "There is no block 77"),
         (["--contrast", "wether", "--blocks", "0"], "Did you mean 'weather'"),
         (["--sae", "--blocks", "3"], "The SAE reads block 15"),
-        (["--modulator", "joy", "--blocks", "0"], "Unknown rating 'joy'"),
+        (["--modulator", "joy", "--blocks", "0"], "The stimuli of 'weather' have no ratings"),
+        (["--blocks", "0.mlp_out"], "--blocks: blocks.0.hook_mlp_out is not the residual stream"),
+        (["--seed", "-1"], "--seed: -1 is too small"),
+        (["--k", "0"], "--k: 0 is too small"),
+        (["--peaks", "-1"], "--peaks: -1 is too small"),
     ):
         assert command.main(["--concept", str(concept), "--out", str(tmp_path / "no"), *arguments]) == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "no").exists()
+    (tmp_path / "file").touch()
+    arguments = [
+        "--concept",
+        str(concept),
+        "--blocks",
+        "0",
+        "--pooling",
+        "mean",
+        "--out",
+        str(tmp_path / "file" / "map"),
+    ]
+    assert command.main(arguments) == 2
+    assert "could not be written" in capsys.readouterr().err

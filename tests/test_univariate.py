@@ -19,7 +19,8 @@ from statsmodels.stats.multitest import multipletests
 
 from neurosae import stimuli as stimulus_sets
 from neurosae.errors import UserError
-from neurosae.inference import arrangements, max_t, test_contrast
+from neurosae.inference import arrangements, max_t, resampling_weights, test_contrast
+from neurosae.inference.design import make_design
 from neurosae.responses import Responses
 from neurosae.rsa import Reason
 from neurosae.sites import Site
@@ -30,6 +31,7 @@ from neurosae.univariate import (
     covariate_table,
     find_region,
     localize,
+    localizer,
     region_profile,
 )
 
@@ -341,6 +343,33 @@ def test_fwe_and_clusters_hold_their_level_under_the_null(stimuli: StimulusSet) 
     assert any_cluster <= bound
 
 
+def test_the_mirror_of_an_exhaustive_permutation_is_a_tie_for_clusters_too() -> None:
+    """|t| and r2 do not change if every label is swapped: counts of arrangements, with the observed one, are even."""
+    ten = SUCCESS.subset(np.arange(20))
+    for n_features in (1, 3):
+        counts = []
+        for seed in range(8):
+            heard = listen(ten, n_features, blocks=(1, 2, 3), seed=seed, lengths=1)
+            found = compute_contrast(
+                heard, ten, pooling=None, width=4, align="left", height_control="fwe", n_permutations=1023
+            )
+            counts.extend(1024 * found.clusters(0.5).table["p_fwe"])
+        assert len(counts) > 8
+        assert set(np.round(counts) % 2) == {0}
+
+
+def test_a_silent_feature_changes_no_one_sided_p() -> None:
+    heard = listen(SUCCESS, n_features=1, blocks=(2,), seed=2)
+    negative = changed(heard, lambda v, tokens: v - 0.1 * labels_of(SUCCESS)[tokens["stimulus"]][:, None])
+    more = changed(negative, lambda v, _: np.column_stack([v, np.zeros((len(v), 2))]))
+    p, p_more = (
+        compute_contrast(h, SUCCESS, height_control="fwe", n_permutations=99, two_sided=False).p_corrected[0, 0]
+        for h in (negative, more)
+    )
+    assert 0.5 < p[0] < 1
+    assert p_more.tolist() == [p[0], 1, 1]
+
+
 def planted_map(height_control: str = "fwe", features: list[int] | None = None) -> ContrastMap:
     labels_S = labels_of(SUCCESS)
 
@@ -381,7 +410,7 @@ def test_a_planted_patch_is_found_as_peaks_and_as_a_cluster() -> None:
 
 def test_one_feature_alone_is_tested_as_in_the_whole_map() -> None:
     whole, alone = planted_map(), planted_map(features=[2])
-    np.testing.assert_array_equal(alone.t[:, :, 0], whole.t[:, :, 2])
+    np.testing.assert_allclose(alone.t[:, :, 0], whole.t[:, :, 2], rtol=1e-12)
     assert alone.features_F.tolist() == [2] and alone.peaks(1)["feature"].tolist() == [2]
     assert (alone.p_corrected[:, :, 0] <= whole.p_corrected[:, :, 2]).all()
 
@@ -402,6 +431,8 @@ def test_bad_input_is_told_by_name() -> None:
         bad = {s: r.with_values(matrix(r.values)) for s, r in broken.items()}
         with pytest.raises(UserError, match=r"blocks\.2\.hook_resid_post, stimulus 7, feature 0: The response is nan"):
             compute_contrast(bad, SUCCESS)
+    with pytest.raises(UserError, match="stimulus 7, feature 4: The response is nan"):
+        compute_contrast(broken, SUCCESS, features=[4])
     fine = np.arange(48) // 2 != 3
     assert np.isfinite(compute_contrast(broken, SUCCESS, rows=fine).t).all()
     for match, call in {
@@ -409,7 +440,7 @@ def test_bad_input_is_told_by_name() -> None:
         "one stream": lambda: compute_contrast([*heard.values(), listen(SUCCESS, 7, (9,))[Site(9)]], SUCCESS),
         "one per site": lambda: compute_contrast([heard[Site(2)]] * 2, SUCCESS),
         "Unknown height control 'fwr'": lambda: compute_contrast(heard, SUCCESS, height_control="fwr"),
-        "Unknown rating 'joy'": lambda: compute_contrast(heard, SUCCESS, modulator="joy"),
+        "Unknown rating 'joy'": lambda: compute_contrast(listen(VALENCE), VALENCE, modulator="joy"),
         "Unknown covariate 'token'": lambda: compute_contrast(heard, SUCCESS, covariates=["token"]),
         "needs a language model": lambda: compute_contrast(heard, SUCCESS, covariates=["surprisal"]),
         "no finite value of a covariate": lambda: compute_contrast(
@@ -424,8 +455,21 @@ def test_bad_input_is_told_by_name() -> None:
         "No feature varies": lambda: find_region(
             changed(heard, lambda v, _: np.zeros_like(v)), SUCCESS, rows_S=np.arange(24)
         ),
+        "features .*integers from 0 to 5": lambda: compute_contrast(heard, SUCCESS, features=np.arange(6) % 2 == 0),
+        "features .*'a'.*integers": lambda: compute_contrast(heard, SUCCESS, features=["a"]),
         "integers from 0 to 5": lambda: compute_contrast(heard, SUCCESS, features=[6]),
         "No stimulus of the contrast": lambda: compute_contrast(heard, SUCCESS, rows=np.zeros(48, dtype=bool)),
+        "rows: bool of shape .*a mask of 48": lambda: compute_contrast(heard, SUCCESS, rows=np.ones(10, dtype=bool)),
+        "rows: int64 of shape .*from 0 to 47": lambda: compute_contrast(heard, SUCCESS, rows=[0, 99]),
+        "rows: float64 of shape": lambda: compute_contrast(heard, SUCCESS, rows=[0.0, 1.0]),
+        "A covariate is not a number": lambda: compute_contrast(
+            heard, SUCCESS, covariates=pd.DataFrame({"a": ["x"] * 48})
+        ),
+        "seed = -1": lambda: compute_contrast(heard, SUCCESS, seed=-1),
+        "have no ratings": lambda: compute_contrast(heard, replace(SUCCESS, ratings=()), modulator="arousal"),
+        "No stimulus with a value of 'arousal'": lambda: compute_contrast(
+            listen(VALENCE), VALENCE, modulator="arousal", rows=np.zeros(64, dtype=bool)
+        ),
     }.items():
         with pytest.raises(UserError, match=match):
             call()
@@ -509,8 +553,85 @@ def test_the_region_responds_as_its_patterns_do_on_average() -> None:
     part, _ = held_out_halves(SUCCESS)
     for h in (heard, sparse):
         region = find_region(h, SUCCESS, rows_S=part, k=5)
-        patterns_SK = region.patterns(h, "mean")
+        patterns_SK = region.patterns(h, "mean", np.arange(48))
         np.testing.assert_allclose(patterns_SK[part].mean(axis=0), 0, atol=1e-12)
         np.testing.assert_allclose(patterns_SK[part].std(axis=0, ddof=1), 1)
         expected = patterns_SK @ np.sign(region.table["t"]) / 5
         np.testing.assert_allclose(region.respond(h).pool("mean").dense()[:, 0], expected, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:The design matrix is rank-deficient")  # blocks that a resample left out
+@pytest.mark.parametrize("names", [(), ("length",)])
+@pytest.mark.parametrize(
+    ("stimuli", "contrast"),
+    [(SUCCESS, None), (UNPAIRED, None), (VALENCE, "valence"), (VALENCE, "interaction")],
+    ids=["pairs", "unpaired", "families", "interaction"],
+)
+def test_the_interval_is_that_of_the_tested_effect(
+    stimuli: StimulusSet, contrast: str | None, names: tuple[str, ...]
+) -> None:
+    """Every draw is statsmodels' weighted least squares, with the covariates of the test and a dummy per block."""
+    heard = listen(stimuli, n_features=1, blocks=(3,))
+    table = pd.DataFrame({"length": np.random.default_rng(1).normal(size=len(stimuli.table))})[list(names)]
+    every = np.arange(len(stimuli.table))
+    named = stimuli.contrast(contrast)
+    found = localizer._effect(heard, stimuli, named, table, every, "mean", seed=4)
+    tested = compute_contrast(heard, stimuli, contrast, covariates=table)
+    np.testing.assert_allclose(found.estimate, tested.effect.item(), rtol=1e-6)
+    blocks, labels_S = stimuli.blocks(contrast), labels_of(stimuli, contrast)
+    dummies = blocks[:, None] == np.arange(blocks.max() + 1)
+    value_S = heard[Site(3)].pool().dense()[:, 0]
+    X = np.column_stack([table, dummies]).astype(float)
+    if tested.design == "interaction":  # differences within families
+        mean = pd.DataFrame(np.column_stack([value_S, table])).groupby([blocks, labels_S]).mean().unstack()
+        difference = (mean.xs(1.0, axis=1, level=1) - mean.xs(-1.0, axis=1, level=1)).to_numpy()
+        value_S, X, labels_S = difference[:, 0], difference[:, 1:], np.full(len(difference), 2.0)
+        group = stimuli.groups()[np.unique(blocks, return_index=True)[1]]
+    else:
+        group = stimuli.groups()
+    weights_BS = resampling_weights(stimuli.groups(), 3, seed=4)
+    for weight_S, draw in zip(weights_BS, found.draws_B, strict=False):
+        weight = np.array([weight_S[stimuli.groups() == g][0] for g in group])
+        fit = sm.WLS(value_S, np.column_stack([labels_S, X]), weights=weight).fit()
+        np.testing.assert_allclose(draw, 2 * fit.params[0], rtol=1e-8)
+
+
+def test_a_region_that_only_knows_length_does_nothing_beside_length() -> None:
+    labels_S, rng = labels_of(SUCCESS), np.random.default_rng(0)
+    table = pd.DataFrame({"length": rng.normal(size=48) + 3 * (labels_S > 0)})
+    planted = changed(
+        listen(SUCCESS), lambda v, tokens: 0.1 * v + table["length"].to_numpy()[tokens["stimulus"]][:, None]
+    )
+    plain, beside = (region_profile(planted, SUCCESS, k=1, covariates=c) for c in ((), table))
+    assert (plain["low"] > 0.5).all()
+    assert (beside["effect"].abs() < 0.3).all() and (beside["low"] < 0.02).all()
+    summary = localize(planted, SUCCESS, k=1, covariates=table, n_repeats=1, n_permutations=19).summary()
+    assert abs(summary["value"][0]) < 0.3
+
+
+def test_a_region_needs_values_of_its_own_stimuli_only() -> None:
+    heard, few = listen(SUCCESS), np.arange(44)
+    cut = {s: replace(r, tokens=r.tokens.assign(target=r.tokens["target"] & r.tokens["stimulus"].isin(few)))
+           for s, r in heard.items()}  # fmt: skip
+    expected = find_region(heard, SUCCESS, rows_S=few, pooling="target").table
+    pd.testing.assert_frame_equal(find_region(cut, SUCCESS, rows_S=few, pooling="target").table, expected)
+    with pytest.raises(UserError, match="Stimulus 44 has no clean token in a target span"):
+        find_region(cut, SUCCESS, rows_S=np.arange(48), pooling="target")
+
+
+def test_rsa_of_a_region_is_a_correlation_over_pairs_of_groups() -> None:
+    rng = np.random.default_rng(0)
+    group_S, labels_S = np.repeat(np.arange(10), 4), np.tile([1, 1, -1, -1], 10)
+    plan = make_design(labels_S, group_S, group_S, "families", n_splits=2, n_repeats=1, n_permutations=60)
+    patterns_SK = rng.normal(size=(40, 3)) + 0.4 * labels_S[:, None]
+    first, second = np.triu_indices(40, 1)
+    apart = group_S[first] != group_S[second]
+    distance = np.linalg.norm(patterns_SK[first] - patterns_SK[second], axis=1)[apart]
+    r_B = [
+        stats.pearsonr(distance, (y_S[first] != y_S[second])[apart]).statistic
+        for y_S in (plan.labels_S, *plan.arrangements_BS)
+    ]
+    score, p = localizer._category_rsa(patterns_SK, plan)
+    np.testing.assert_allclose(score, r_B[0])
+    assert p == np.mean(np.array(r_B) >= r_B[0] * (1 - 1e-12))
+    assert localizer._category_rsa(np.ones((40, 3)), plan) == (0.0, 1.0)

@@ -127,10 +127,10 @@ def compute_contrast(
     """
     if height_control is not None and height_control not in HEIGHT_CONTROLS:
         raise unknown_name("height control", height_control, HEIGHT_CONTROLS)
-    if not 0 < alpha < 1 or min_stimuli < 2 or width < 1 or block_size < 1:
+    if not 0 < alpha < 1 or min_stimuli < 2 or width < 1 or block_size < 1 or seed < 0:
         raise UserError(
-            f"alpha = {alpha}, min_stimuli = {min_stimuli}, width = {width}, block_size = {block_size}",
-            allowed="alpha between 0 and 1, min_stimuli from 2, width and block_size from 1",
+            f"alpha = {alpha}, min_stimuli = {min_stimuli}, width = {width}, block_size = {block_size}, seed = {seed}",
+            allowed="alpha between 0 and 1, min_stimuli from 2, width and block_size from 1, seed from 0",
         )
     if align not in ALIGNMENTS:
         raise unknown_name("alignment", align, ALIGNMENTS)
@@ -139,6 +139,7 @@ def compute_contrast(
     permuter = make_permuter(question, n_permutations, seed) if height_control == "fwe" else None
     positions_W = np.array([pooling]) if pooling else np.arange(width) - _reference(align, width)
     shape = (len(heard), len(positions_W), heard[0].n_features)
+    numbers_F = np.arange(shape[2]) if features is None else np.asarray(features, dtype=np.intp)
     found = _Arrays.empty(shape, 0 if permuter is None else len(permuter.keys_BS))
     for level, responses in enumerate(heard):
         for position, columns, Y_Sf, defined_S in _tables(responses, pooling, align, width, block_size):
@@ -146,17 +147,16 @@ def compute_contrast(
             found.n_LW[level, position] = len(members)
             if question.is_testable(members, min_stimuli):
                 Y_sf = Y_Sf[question.rows_S[members]]
-                _check_finite(Y_sf, responses, question.rows_S[members], columns)
+                _check_finite(Y_sf, responses.site, question.rows_S[members], numbers_F[columns])
                 found.fill((level, position, columns), question, members, Y_sf)
                 if permuter is not None:
-                    found.permute((level, position), permuter, members, Y_sf, two_sided, seed)
+                    found.permute((level, position, columns), permuter, members, Y_sf, two_sided, seed)
     if not found.df_LW.any():
         raise UserError(
             f"No cell has {min_stimuli} stimuli of both conditions: the most is {found.n_LW.max()}",
             suggestion="Use align='end' or pooling='mean', or write more items",
         )
     tests = found.tests | {"p": found.p(two_sided)}
-    numbers = np.arange(shape[2]) if features is None else np.asarray(features, dtype=np.intp)
     return ContrastMap(
         contrast=question.name,
         design=question.design,
@@ -164,7 +164,7 @@ def compute_contrast(
         blocks_L=np.array([site.block for site in sites]),
         stream=sites[0].stream,
         positions_W=positions_W,
-        features_F=numbers,
+        features_F=numbers_F,
         shared_axis=len(sites) == 1 or all(r.source.get("features") == "neurons" for r in heard),
         **tests,
         p_corrected=found.corrected(tests["p"], height_control, two_sided),
@@ -195,10 +195,12 @@ class _Arrays:
     def empty(cls, shape: tuple[int, int, int], n_arrangements: int) -> _Arrays:
         """Nothing tested yet."""
         cells, null = shape[:2], (*shape[:2], n_arrangements)
-        tests: dict[str, NDArray[Any]] = {
-            name: np.zeros(shape, dtype=np.float32) for name in ("effect", "se", "t", "d")
+        tests: dict[str, NDArray[Any]] = {name: np.zeros(shape, dtype=np.float32) for name in ("effect", "se", "d")}
+        tests |= {
+            "t": np.zeros(shape),
+            "p": np.ones(shape),
+            "reason": np.full(shape, Reason.TOO_FEW_STIMULI, dtype=np.int8),
         }
-        tests |= {"p": np.ones(shape), "reason": np.full(shape, Reason.TOO_FEW_STIMULI, dtype=np.int8)}
         return cls(tests, np.zeros(cells, dtype=np.intp), np.zeros(cells), np.full(null, -np.inf), np.zeros(null))
 
     @property
@@ -215,17 +217,20 @@ class _Arrays:
         self.df_LW[place[:2]] = test.df[0]
 
     def permute(
-        self, cell: tuple[int, int], permuter: Permuter, members: Index, Y_sf: Table, two_sided: bool, seed: int
+        self, place: tuple[int, int, slice], permuter: Permuter, members: Index, Y_sf: Table, two_sided: bool, seed: int
     ) -> None:
-        """Add what one block of features of a cell does under every arrangement."""
-        question, largest_B, null_B = permuter.question, self.largest_LWB[cell], self.null_LWB[cell]
+        """Add what the valid ones of a block of features do in a cell under every arrangement."""
+        question, largest_B, null_B = permuter.question, self.largest_LWB[place[:2]], self.null_LWB[place[:2]]
+        Y_sf = Y_sf[:, self.valid[place]]
+        if not Y_sf.shape[1]:
+            return
         x_s, nuisance_sP, code_s = question.model(members)
         arranged_Bs, single = permuter.of(members), self.tests["t"].shape[2] == 1
         for _, t_Bf in null_statistics(
             Y_sf, x_s, arranged_Bs, nuisance_sP, blocks_S=code_s, design=question.design, seed=seed
         ):
             np.maximum(largest_B, (np.abs(t_Bf) if two_sided else t_Bf).max(axis=1), out=largest_B)
-            null_B += t_Bf[:, 0] if single else (t_Bf**2 / (t_Bf**2 + self.df_LW[cell])).sum(axis=1)
+            null_B += t_Bf[:, 0] if single else (t_Bf**2 / (t_Bf**2 + self.df_LW[place[:2]])).sum(axis=1)
 
     def null_mean(self) -> Array:
         """What the map's `r2_LW` is under every arrangement; the t of a single feature."""
@@ -277,7 +282,8 @@ def _ordered(
     if features is None:
         return sites, [heard[site] for site in sites]
     numbers, n = np.asarray(features), widths.pop()
-    if numbers.ndim != 1 or len(numbers) == 0 or (numbers < 0).any() or (numbers >= n).any():
+    is_index = numbers.ndim == 1 and len(numbers) > 0 and numbers.dtype.kind in "iu"
+    if not is_index or (numbers < 0).any() or (numbers >= n).any():
         raise UserError(f"features {numbers.tolist()}", where="features", allowed=f"integers from 0 to {n - 1}")
     return sites, [heard[site].with_values(heard[site].values[:, numbers]) for site in sites]
 
@@ -304,14 +310,14 @@ def _tables(
             yield position, columns, Y_Sf, window.defined_SW[:, position]
 
 
-def _check_finite(Y_sf: Table, responses: Responses, rows_s: Index, columns: slice) -> None:
-    """Refuse values that are not finite, by the name of the stimulus and the number of the feature."""
+def _check_finite(Y_sf: Table, site: str, rows_s: Index, numbers_f: Index) -> None:
+    """Refuse values that are not finite, by the numbers of the stimulus and the feature."""
     if np.isfinite(Y_sf.data if sparse.issparse(Y_sf) else Y_sf).all():
         return
     dense_sf = Y_sf.toarray() if sparse.issparse(Y_sf) else Y_sf
     stimulus, feature = np.argwhere(~np.isfinite(dense_sf))[0]
     raise UserError(
         f"The response is {dense_sf[stimulus, feature]}",
-        where=f"{responses.site}, stimulus {rows_s[stimulus]}, feature {columns.start + feature}",
+        where=f"{site}, stimulus {rows_s[stimulus]}, feature {numbers_f[feature]}",
         allowed="finite numbers",
     )

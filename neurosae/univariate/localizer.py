@@ -14,18 +14,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.spatial.distance import pdist
+from scipy.spatial.distance import pdist, squareform
 
 from neurosae.contrasts import Contrast
 from neurosae.decoding import DecodingResult, decode
 from neurosae.errors import UserError
 from neurosae.inference import BootstrapInterval, bootstrap_interval, permutation_p, smallest_p
 from neurosae.inference.design import Design, make_design, make_folds
+from neurosae.inference.least_squares import make_units
 from neurosae.responses import Alignment, Pooling, Responses
 from neurosae.sites import Site
 from neurosae.stimuli import StimulusSet
 from neurosae.univariate.compute import compute_contrast
 from neurosae.univariate.maps import ContrastMap
+from neurosae.univariate.questions import Question, ask
 
 Array = NDArray[np.float64]
 Index = NDArray[np.intp]
@@ -41,24 +43,29 @@ class Region:
     rows_S: Index
     """The localizing stimuli, as rows of the stimulus table."""
 
-    def patterns(self, responses_by_site: Mapping[Site, Responses], pooling: Pooling) -> Array:
-        """Pooled responses of its features in standard deviations of the localizing items, from their mean; [S, K].
+    def patterns(self, responses_by_site: Mapping[Site, Responses], pooling: Pooling, rows_S: Index) -> Array:
+        """Pooled responses of its features, in standard deviations of the localizing items from their mean.
+
+        Parameters
+        ----------
+        responses_by_site, pooling
+            As in `find_region`.
+        rows_S : array of int [S]
+            Stimuli, as rows of the stimulus table.
+
+        Returns
+        -------
+        array [S, K]
 
         Raises
         ------
         UserError
             A stimulus without a value.
         """
-        patterns_SK = np.zeros((len(next(iter(responses_by_site.values())).stimuli), len(self.table)))
+        patterns_SK = np.zeros((len(rows_S), len(self.table)))
         for site, places, features in self._places(responses_by_site):
             heard = responses_by_site[site]
-            pooled = heard.with_values(heard.values[:, features]).pool(pooling)
-            if not pooled.valid_S.all():
-                s = int(np.argmin(pooled.valid_S))
-                raise UserError(
-                    f"Stimulus {s} has {pooled.reason_S[s]}", where=str(site), suggestion="Use another pooling"
-                )
-            patterns_SK[:, places] = pooled.dense()
+            patterns_SK[:, places] = _pooled(heard.with_values(heard.values[:, features]), pooling, rows_S)
         return (patterns_SK - self.table["mean"].to_numpy()) / self.table["spread"].to_numpy()
 
     def respond(self, responses_by_site: Mapping[Site, Responses]) -> Responses:
@@ -93,7 +100,7 @@ class Localized:
     response: ContrastMap
     """The contrast in the region's mean response, one test."""
     interval: BootstrapInterval
-    """Of the mean response, target minus foil, over groups of held-out stimuli."""
+    """Of the effect in the mean response, given the covariates, over groups of held-out stimuli."""
     time_course: ContrastMap
     """The same contrast token by token."""
     decoding: DecodingResult
@@ -161,16 +168,17 @@ def find_region(
     """
     if k is not None and k < 1:
         raise UserError(f"k is {k}", where="k", allowed="integers from 1, or None for a whole block")
-    found = compute_contrast(responses_by_site, stimuli, contrast, pooling=pooling, covariates=covariates, rows=rows_S)
+    named = contrast if isinstance(contrast, Contrast) else stimuli.contrast(contrast)
+    found = compute_contrast(responses_by_site, stimuli, named, pooling=pooling, covariates=covariates, rows=rows_S)
     table = found.peaks(found.t.size)
     if table.empty:
         raise UserError("No feature varies over the localizing stimuli", where="rows_S")
     if k is None:
         table = table[table["block"] == found.blocks_L[np.argmax(found.r2_LW[:, 0])]]
     table = table.iloc[:k].drop(columns=["position", "n"]).reset_index(drop=True)
-    used_S = np.arange(len(stimuli.table))[rows_S]
+    used_S = np.intersect1d(np.arange(len(stimuli.table))[rows_S], named.labels(stimuli.table)[0])
     region = Region(table.assign(mean=0.0, spread=1.0), used_S)
-    patterns_SK = region.patterns(responses_by_site, pooling)[used_S]
+    patterns_SK = region.patterns(responses_by_site, pooling, used_S)
     scale = {"mean": patterns_SK.mean(axis=0), "spread": patterns_SK.std(axis=0, ddof=1)}
     return Region(table.assign(**scale), used_S)
 
@@ -195,7 +203,8 @@ def localize(
     Parameters
     ----------
     responses_by_site, stimuli, contrast, pooling, covariates, align, width
-        As in `neurosae.univariate.compute_contrast`; no modulators. Covariates serve both halves.
+        As in `neurosae.univariate.compute_contrast`; no modulators. Covariates serve to find the region and to test its
+        response; decoding and RSA take none, and may live on what the covariates say.
     k : int or None, default 32
         As in `find_region`.
     n_splits, n_repeats : int, default 5 and 10
@@ -222,7 +231,7 @@ def localize(
     test_S = np.flatnonzero(half_S == 1)
     held_out_S = rows_S[test_S]
     heard = {min(responses_by_site): region.respond(responses_by_site)}
-    patterns_SK = region.patterns(responses_by_site, pooling)[held_out_S]
+    patterns_SK = region.patterns(responses_by_site, pooling, held_out_S)
     plan = make_design(
         labels_S[test_S],
         groups_S[test_S],
@@ -239,7 +248,7 @@ def localize(
         region=region,
         held_out_S=held_out_S,
         response=compute_contrast(heard, stimuli, named, pooling=pooling, **question),
-        interval=_difference(heard, pooling, held_out_S, labels_S[test_S], groups_S[test_S], seed),
+        interval=_effect(heard, stimuli, named, covariates, held_out_S, pooling, seed),
         time_course=compute_contrast(heard, stimuli, named, pooling=None, align=align, width=width, **question),
         decoding=decode(
             patterns_SK, plan, "all", [len(region.table)], "logistic_l2", n_permutations=n_permutations, seed=seed
@@ -257,33 +266,33 @@ def region_profile(
     *,
     k: int | None = 32,
     pooling: Pooling = "mean",
+    covariates: Sequence[str] | pd.DataFrame = (),
     seed: int = 0,
 ) -> pd.DataFrame:
     """Localize in every block by itself and measure its region on the other half of the items.
 
     Parameters
     ----------
-    responses_by_site, stimuli, contrast, k, pooling, seed
+    responses_by_site, stimuli, contrast, k, pooling, covariates, seed
         As in `localize`; one split for all blocks.
 
     Returns
     -------
     DataFrame
-        One row per block: `block`, `effect` (mean response of the region, target minus foil, in standard deviations of
-        the localizing items; unbiased, and below 0 where the two halves disagree), `low`, `high` (95 % bootstrap over
-        held-out groups, BCa), `n` (held-out stimuli).
+        One row per block: `block`, `effect` (mean response of the region, target minus foil given the covariates, in
+        standard deviations of the localizing items; unbiased, and below 0 where the two halves disagree), `low`, `high`
+        (95 % bootstrap over held-out groups, BCa), `n` (held-out stimuli).
     """
     named = contrast if isinstance(contrast, Contrast) else stimuli.contrast(contrast)
-    rows_S, labels_S, groups_S, half_S = _halves(stimuli, named, seed)
+    rows_S, _, _, half_S = _halves(stimuli, named, seed)
+    local_S, held_out_S = rows_S[half_S == 0], rows_S[half_S == 1]
     rows = []
     for site in sorted(responses_by_site):
         heard = {site: responses_by_site[site]}
-        region = find_region(heard, stimuli, named, rows_S=rows_S[half_S == 0], k=k, pooling=pooling)
-        test = half_S == 1
-        interval = _difference(
-            {site: region.respond(heard)}, pooling, rows_S[test], labels_S[test], groups_S[test], seed
-        )
-        rows.append((site.block, float(interval.estimate), float(interval.low), float(interval.high), int(test.sum())))
+        region = find_region(heard, stimuli, named, rows_S=local_S, k=k, pooling=pooling, covariates=covariates)
+        answer = {site: region.respond(heard)}
+        found = _effect(answer, stimuli, named, covariates, held_out_S, pooling, seed)
+        rows.append((site.block, float(found.estimate), float(found.low), float(found.high), len(held_out_S)))
     return pd.DataFrame(rows, columns=["block", "effect", "low", "high", "n"])
 
 
@@ -296,45 +305,73 @@ def _halves(
     return rows_S, labels_S, groups_S, make_folds(labels_S, groups_S, n_splits=2, n_repeats=1, seed=seed)[0]
 
 
-def _difference(
+def _pooled(responses: Responses, pooling: Pooling, rows_S: Index) -> Array:
+    """Pooled responses to these stimuli, each of which must have one; [S, F]."""
+    pooled = responses.pool(pooling)
+    if not pooled.valid_S[rows_S].all():
+        s = rows_S[np.argmin(pooled.valid_S[rows_S])]
+        raise UserError(
+            f"Stimulus {s} has {pooled.reason_S[s]}", where=responses.site, suggestion="Use another pooling"
+        )
+    return pooled.dense()[rows_S]
+
+
+def _effect(
     heard: Mapping[Site, Responses],
-    pooling: Pooling,
+    stimuli: StimulusSet,
+    contrast: Contrast,
+    covariates: Sequence[str] | pd.DataFrame,
     rows_S: Index,
-    labels_S: NDArray[np.int8],
-    groups_S: Index,
+    pooling: Pooling,
     seed: int,
 ) -> BootstrapInterval:
-    """Mean response of the targets minus that of the foils, with its interval over groups."""
+    """The effect in a region's response that `compute_contrast` estimates, with its interval over groups."""
     (region,) = heard.values()
-    value_S = region.pool(pooling).dense()[rows_S, 0]
+    question = ask(stimuli, contrast, None, covariates, region, rows_S)
+    y_U, columns_UQ, of_U, per_slope = _least_squares(_pooled(region, pooling, question.rows_S), question)
 
-    def difference(weights_BS: Array) -> Array:
-        means = []
-        for label in (1, -1):
-            weights_BN = weights_BS[:, labels_S == label]
-            total_B = weights_BN.sum(axis=1)
-            undefined_B = np.where(total_B > 0, 0.0, np.nan)  # a resample that drew a single condition
-            means.append(weights_BN @ value_S[labels_S == label] / np.maximum(total_B, 1) + undefined_B)
-        return means[0] - means[1]
+    def effect(weights_BS: Array) -> Array:
+        weights_BU = weights_BS[:, of_U]
+        gram_BQQ = columns_UQ.T @ (weights_BU[:, :, None] * columns_UQ)
+        undefined_B = np.linalg.matrix_rank(gram_BQQ, hermitian=True) < columns_UQ.shape[1]  # such as one condition
+        gram_BQQ[undefined_B] = np.eye(columns_UQ.shape[1])
+        slope_BQ = np.linalg.solve(gram_BQQ, ((weights_BU * y_U) @ columns_UQ)[:, :, None])[:, :, 0]
+        return np.where(undefined_B, np.nan, per_slope * slope_BQ[:, 0])
 
-    return bootstrap_interval(difference, groups_S, seed=seed)
+    return bootstrap_interval(effect, stimuli.groups()[question.rows_S], seed=seed)
+
+
+def _least_squares(value_S1: Array, question: Question) -> tuple[Array, Array, Index, float]:
+    """Units of analysis [U] and columns [U, Q], the regressor first; a stimulus of every unit; effect per slope.
+
+    A family lies in one group, so that its stimuli have the same weight in every resample: its mean is taken out once.
+    """
+    units = make_units(value_S1, question.x_S, question.nuisance_SP, question.code_S, question.design)
+    fixed_UQ, covariates_UQ = np.split(units.basis_UQ, [units.basis_UQ.shape[1] - units.n_covariates], axis=1)
+    columns_UQ = np.column_stack([units.regressor_U, covariates_UQ])
+    if units.differences_US is not None:
+        return units.differences_US @ value_S1[:, 0], columns_UQ, np.unique(question.code_S, return_index=True)[1], 1.0
+    everyone = np.arange(len(value_S1))
+    if question.design == "unpaired":
+        return value_S1[:, 0], np.hstack([columns_UQ, fixed_UQ]), everyone, 2.0
+    within = np.eye(len(value_S1)) - fixed_UQ @ fixed_UQ.T
+    return within @ value_S1[:, 0], within @ columns_UQ, everyone, 2.0
 
 
 def _category_rsa(patterns_SK: Array, plan: Design) -> tuple[float, float]:
     """Correlation of distances with the model "different condition", and its permutation p.
 
     Stimuli of one group share their wording and stay close whatever their labels: their distances are left out. 0 and 1
-    where all stimuli are equally far apart.
+    where all stimuli are equally far apart. For labels l of +1 and -1 the model is -l l', so that every sum over pairs
+    is a quadratic form.
     """
-    first_P, second_P = np.triu_indices(len(patterns_SK), 1)
-    apart_P = plan.groups_S[first_P] != plan.groups_S[second_P]
-    distance_P = pdist(patterns_SK)[apart_P]
-    distance_P -= distance_P.mean()
-    size = np.linalg.norm(distance_P)
+    apart_SS = plan.groups_S[:, None] != plan.groups_S
+    distance_SS = squareform(pdist(patterns_SK))
+    distance_SS = np.where(apart_SS, distance_SS - distance_SS[apart_SS].mean(), 0.0)
+    n_pairs, size = apart_SS.sum() / 2, np.linalg.norm(distance_SS) / np.sqrt(2)
     if size <= 1e-12 * np.abs(patterns_SK).max():
         return 0.0, 1.0
-    labelled_BS = np.vstack([plan.labels_S, plan.arrangements_BS]).astype(np.float64)
-    differs_BP = -labelled_BS[:, first_P[apart_P]] * labelled_BS[:, second_P[apart_P]]
-    differs_BP -= differs_BP.mean(axis=1, keepdims=True)
-    r_B = differs_BP @ distance_P / (np.linalg.norm(differs_BP, axis=1) * size)
+    labels_BS = np.vstack([plan.labels_S, plan.arrangements_BS]).astype(np.float64)
+    along_B, differs_B = (-((labels_BS @ M_SS) * labels_BS).sum(axis=1) / 2 for M_SS in (distance_SS, apart_SS))
+    r_B = along_B / (size * np.sqrt(n_pairs - differs_B**2 / n_pairs))
     return float(r_B[0]), float(permutation_p(r_B[0], r_B[1:]))

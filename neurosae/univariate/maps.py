@@ -54,7 +54,7 @@ class ContrastMap:
     effect: NDArray[np.float32]
     """Target minus foil, in the feature's own units; for a modulator the slope."""
     se: NDArray[np.float32]
-    t: NDArray[np.float32]
+    t: Array
     """Signed statistic."""
     d: NDArray[np.float32]
     """Cohen's d; d_z for pairs and interactions. See `neurosae.inference.linear.LinearTest`."""
@@ -98,14 +98,14 @@ class ContrastMap:
         Adjusted for degrees of freedom (Wherry's formula): 0 on average without an effect, whatever n. A rising
         function of t squared, in which no single perfect separation counts for everything.
         """
-        valid, t2 = self.valid, self.t.astype(np.float64) ** 2
+        valid, t2 = self.valid, self.t**2
         r2 = np.where(valid, t2 / np.where(valid, t2 + self.df_LW[:, :, None], 1.0), 0.0).sum(axis=2)
         n_valid = valid.sum(axis=2)
         return np.where(n_valid > 0, adjusted(r2 / np.maximum(n_valid, 1), self.df_LW), 0.0)
 
-    def thresholded(self) -> NDArray[np.float32]:
+    def thresholded(self) -> Array:
         """The t of significant tests, 0 elsewhere; [L, W, F]."""
-        return np.where(self.significant, self.t, np.float32(0))
+        return np.where(self.significant, self.t, 0.0)
 
     def peaks(self, n: int = 20) -> pd.DataFrame:
         """The n valid tests with the smallest p (of equal ones the largest |t|).
@@ -143,7 +143,7 @@ class ContrastMap:
 
         With a single feature the map is its t as z. With more it is the mean r2 of the cell, standardised by its mean
         and standard deviation over the observed and all permuted labels (a z, one-sided), so that cells with different
-        degrees of freedom compare.
+        degrees of freedom compare. r2 has no sign: effects of both directions count, also in a one-sided map.
 
         Parameters
         ----------
@@ -181,7 +181,7 @@ class ContrastMap:
     def _single_z(self) -> Array:
         """The feature's t as z, observed and permuted, [L, W, 1 + B]."""
         assert self.null_LWB is not None
-        t_LWB = np.concatenate([self.t.astype(np.float64), self.null_LWB], axis=2)
+        t_LWB = np.concatenate([self.t, self.null_LWB], axis=2)
         tail_LWB = stats.t.sf(np.abs(t_LWB), np.maximum(self.df_LW, 1)[:, :, None])
         return np.sign(t_LWB) * np.minimum(stats.norm.isf(tail_LWB), LARGEST_Z)
 

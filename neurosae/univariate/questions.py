@@ -104,11 +104,9 @@ def ask(
     )
     if len(table) != len(stimuli.table):
         raise UserError(f"{len(table)} rows for {len(stimuli.table)} stimuli", where="covariates")
-    used_S = np.zeros(len(stimuli.table), dtype=bool)
-    used_S[slice(None) if rows is None else np.asarray(rows)] = True
     make = _modulator if modulator else _labels
-    question = make(stimuli, contrast, modulator, used_S)
-    nuisance_SP = np.hstack([question.nuisance_SP, table.to_numpy(dtype=np.float64)[question.rows_S]])
+    question = make(stimuli, contrast, modulator, _used(rows, len(stimuli.table)))
+    nuisance_SP = np.hstack([question.nuisance_SP, _numbers(table)[question.rows_S]])
     missing = np.argwhere(~np.isfinite(nuisance_SP))
     if len(missing):
         stimulus = stimuli.table["id"].iloc[question.rows_S[missing[0][0]]]
@@ -117,6 +115,31 @@ def ask(
         np.empty((len(question.rows_S), 0)), question.x_S, nuisance_SP, question.code_S, question.design
     )
     return replace(question, nuisance_SP=nuisance_SP, covariates=(*question.covariates, *map(str, table.columns)))
+
+
+def _used(rows: ArrayLike | None, n: int) -> NDArray[np.bool_]:
+    """The stimuli to use, of a mask or of indices, as a mask."""
+    if rows is None:
+        return np.ones(n, dtype=bool)
+    chosen = np.asarray(rows)
+    if chosen.dtype != bool or chosen.shape != (n,):
+        is_index = chosen.ndim == 1 and (chosen.dtype.kind in "iu" or not len(chosen))
+        if not is_index or not ((chosen >= 0) & (chosen < n)).all():
+            raise UserError(
+                f"{chosen.dtype} of shape {chosen.shape}",
+                where="rows",
+                allowed=f"a mask of {n} stimuli, or integers from 0 to {n - 1}",
+            )
+        chosen = np.isin(np.arange(n), chosen)
+    return chosen
+
+
+def _numbers(table: pd.DataFrame) -> Array:
+    """Covariates as float64; what is missing is NaN."""
+    try:
+        return table.to_numpy(dtype=np.float64, na_value=np.nan)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"A covariate is not a number ({error})", where="covariates") from error
 
 
 def _labels(
@@ -141,6 +164,8 @@ def _modulator(
     stimuli: StimulusSet, contrast: str | Contrast | None, modulator: str | None, used_S: NDArray[np.bool_]
 ) -> Question:
     """A rating, exchangeable within the stimuli that were written together."""
+    if not stimuli.ratings:
+        raise UserError(f"The stimuli of '{stimuli.name}' have no ratings", where="modulator")
     if modulator not in stimuli.ratings:
         raise unknown_name("rating", str(modulator), stimuli.ratings, where="modulator")
     rating_S = stimuli.table[modulator].to_numpy(dtype=np.float64)
@@ -152,9 +177,11 @@ def _modulator(
         labels_S, names = np.sign(named.weights(stimuli.table))[:, None], (named.name,)
         keep_S &= labels_S[:, 0] != 0
     rows_S = np.flatnonzero(keep_S)
+    if not len(rows_S):
+        raise UserError(f"No stimulus with a value of '{modulator}' is left", where="rows")
     code_S = np.unique(stimuli.groups()[rows_S], return_inverse=True)[1]
     x_S = rating_S[rows_S]
-    alone = len(code_S) == 0 or len(np.unique(code_S)) == len(code_S)
+    alone = len(np.unique(code_S)) == len(code_S)
     if not alone and pd.Series(x_S).groupby(code_S).nunique().max() == 1:
         raise UserError(
             f"'{modulator}' differs between families only, not between the stimuli of a family",
