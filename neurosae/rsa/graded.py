@@ -68,11 +68,11 @@ def score_model(
         What to control for, such as the difference in length; for `pearson` and `spearman`. A pair that a nuisance
         model masks is not compared.
     block_size : int, optional
-        Features held at a time. Default: about 8 MB per array.
+        Features held at a time. Default: at most 8 MB per array.
     backend, device : str, default "numpy" and "cpu"
         "torch" computes the closed form in float64 on `device`.
     n_jobs : int, default 1
-        Threads that visit pairs; the result is bitwise the same for any number. Closed forms need none.
+        Threads over blocks of features; the result is bitwise the same for any number.
 
     Returns
     -------
@@ -117,7 +117,7 @@ def score_model(
         n_numbers = n_tables * X_SF.shape[0] if closed else 4 * len(targets.pairs[0])
         blocks = mixed_blocks(X_SF, block_size, n_numbers, n_numbers)
         shape = len(targets.rows_K), X_SF.shape[1]
-        scores = collect(blocks, shape, compare, n_jobs=None if closed else n_jobs)
+        scores = collect(blocks, shape, compare, n_jobs=n_jobs)
         value_MF[targets.rows_K], reason_MF[targets.rows_K] = scores.value, scores.reason
     several = FeatureScores(value_MF, reason_MF)
     return several if np.ndim(model_RDM) == 3 else several.row(0)

@@ -197,7 +197,7 @@ def dense_blocks(X_SF: Table, block_size: int) -> Iterator[tuple[np.ndarray, np.
         yield columns, np.asarray(block.toarray() if is_sparse(block) else block, dtype=np.float64)
 
 
-DENSE = 4  # times smaller than sparse blocks: what is computed of a dense one stays near the processor
+DENSE = 10  # times smaller than sparse blocks: what is computed of a dense one stays near the processor
 
 
 def default_block(n_numbers: int) -> int:
@@ -217,7 +217,7 @@ def mixed_blocks(
     X_SF : Table
         From `as_table`.
     block_size : int or None
-        Features per block; None: as many as `default_block` allows for `n_sparse` numbers per feature, or a quarter of
+        Features per block; None: as many as `default_block` allows for `n_sparse` numbers per feature, or a tenth of
         that for `n_dense`.
     """
     dense_size = default_block(DENSE * n_dense) if block_size is None else block_size
