@@ -26,10 +26,7 @@ def at_site(language_model: LanguageModel, site: Site, change: Change) -> Iterat
 
     Components return a tensor or a tuple whose first entry is the tensor, depending on the version: both are handled.
     """
-    known = language_model.components
-    if str(site) not in known:
-        known[str(site)] = _component(language_model, site)
-    module, listens_to_output = known[str(site)]
+    module, listens_to_output = component(language_model, site)
 
     def on_output(_module: torch.nn.Module, _inputs: object, output: Any) -> Any:
         new = change(output[0] if isinstance(output, tuple) else output)
@@ -49,8 +46,16 @@ def at_site(language_model: LanguageModel, site: Site, change: Change) -> Iterat
         handle.remove()
 
 
-def _component(language_model: LanguageModel, site: Site) -> tuple[torch.nn.Module, bool]:
-    """The module of the plain model whose output (True) or input (False) is the site, found through the bridge.
+def component(language_model: LanguageModel, site: Site) -> tuple[torch.nn.Module, bool]:
+    """The module of the plain model whose output (True) or input (False) is the site; looked for once."""
+    known = language_model.components
+    if str(site) not in known:
+        known[str(site)] = _find_component(language_model, site)
+    return known[str(site)]
+
+
+def _find_component(language_model: LanguageModel, site: Site) -> tuple[torch.nn.Module, bool]:
+    """Find it through the bridge.
 
     The bridge knows for every architecture which component a hook belongs to; its module paths differ from those of the
     plain model only by its own wrappers.
