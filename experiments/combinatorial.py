@@ -4,9 +4,13 @@ Every variant (representation x selector x k x ensemble) selects its features on
 held-out ones; chance comes from permuted labels. Finished variants are on disk at once: the same command continues an
 interrupted run and ends with the same tables.
 
+Later stages ask more of the variants: `discover`, which graded sentences drive them; `explain`, what these have in
+common; `steer`, whether the features push the endings of held-out pairs. The scorecard puts it all side by side.
+
 Examples
 --------
 python -m experiments.combinatorial --concept success
+python -m experiments.combinatorial --concept success --stages select,discover
 python -m experiments.combinatorial --concept my_concept.yaml --selector t rsa_discriminative --k 4 8
 python -m experiments.combinatorial --concept all --jobs 2
 python -m experiments.combinatorial --concept valence --contrast factuality --dry-run
@@ -23,15 +27,18 @@ from typing import Any
 
 import pandas as pd
 
-from experiments import reporting
+from experiments import reporting, stages
 from experiments.comparison_run import ContrastRun, Settings
 from experiments.options import add_config, read
+from experiments.stage_work import GOLD, STAGES, StageSettings
 from neurosae import models
+from neurosae.autointerp.judges import JUDGES, JudgeSettings, load_judge
 from neurosae.comparison import across_contrasts
 from neurosae.errors import UserError
 from neurosae.representations import Source
 from neurosae.runs import RunFolder
 from neurosae.sae import loading
+from neurosae.scorecard import OUTCOMES
 from neurosae.sites import Site
 from neurosae.stimuli import available, load
 from neurosae.variants import DEFAULT_SELECTORS, Grid
@@ -62,6 +69,14 @@ def parser() -> argparse.ArgumentParser:
         default=loading.DEFAULT,
         help="a bundled name, a file or folder in any known format, or a name on the hub (default: %(default)s)",
     )
+    what.add_argument(
+        "--stages", nargs="+", default=list(STAGES), help="of select, discover, explain, steer (default: all of them)"
+    )
+    judge = p.add_argument_group("judge of the stage 'explain'")
+    judge.add_argument("--judge", default=GOLD, choices=[GOLD, *JUDGES], help="default: the grades of the sentences")
+    judge.add_argument("--judge-model", help="default: the judge's own")
+    judge.add_argument("--base-url", help="Messages API of the Anthropic judge")
+    judge.add_argument("--budget", type=float, help="US dollars that the Anthropic judge may spend")
     grid = p.add_argument_group("grid")
     grid.add_argument(
         "--block", "--blocks", type=int, nargs="+", help="blocks whose neurons are read (default: the SAE's)"
@@ -154,26 +169,54 @@ def runs(options: argparse.Namespace, shared: Settings) -> list[ContrastRun]:
 
 def run(options: argparse.Namespace) -> int:
     """Do what the options ask for."""
-    shared = settings(options)
+    names, shared = stages.chosen(options.stages), settings(options)
     chosen = runs(options, shared)
     everything = options.concept == "all"
     if options.dry_run:
         for contrast_run in chosen:
             print(contrast_run.plan())
+            print(stages.plan(contrast_run, names))
         return 0
-    claims = []
+    later, claims = stage_settings(options, names), []
     for contrast_run in chosen:
         folder = RunFolder(options.out / contrast_run.stimuli.name, contrast_run.configuration(), fresh=options.fresh)
         tables = contrast_run.compute(folder)
-        reporting.print_and_draw(contrast_run, folder, tables)
-        claims.append(tables.claims.assign(concept=contrast_run.stimuli.name, contrast=contrast_run.contrast))
+        findings = stages.run_stages(contrast_run, folder, tables, names, later)
+        reporting.print_and_draw(contrast_run, folder, tables, findings)
+        claims.append(findings.claims)
     if everything:
-        across = across_contrasts(pd.concat(claims, ignore_index=True))
+        across = across_outcomes(pd.concat(claims, ignore_index=True))
         configuration: dict[str, Any] = {"runs": [contrast_run.configuration() for contrast_run in chosen]}
         folder = RunFolder(options.out / "all", configuration)
         folder.create()
         reporting.write_and_print_across(folder, across)
     return 0
+
+
+def stage_settings(options: argparse.Namespace, names: Sequence[str]) -> StageSettings:
+    """How the later stages work; a judge that cannot start is refused before anything is computed."""
+    if options.judge == GOLD or "explain" not in names:
+        return StageSettings()
+    about = JudgeSettings(
+        model=options.judge_model,
+        base_url=options.base_url,
+        budget=options.budget,
+        journal=options.out / "judge_journal.jsonl" if options.judge == "anthropic" else None,
+        device=options.device,
+    )
+    return StageSettings(judge=load_judge(options.judge, about))
+
+
+def across_outcomes(claims: pd.DataFrame) -> pd.DataFrame:
+    """`neurosae.comparison.across_contrasts` for every outcome by itself, with its own margin."""
+    tables = []
+    for name, outcome in OUTCOMES.items():
+        part = claims[claims["outcome"] == name]
+        if len(part):
+            table = across_contrasts(part, margin=outcome.margin)
+            table.insert(0, "outcome", name)
+            tables.append(table)
+    return pd.concat(tables, ignore_index=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -200,7 +200,6 @@ class ContrastRun:
         tables = Tables(variants_table(cells), folds, claims_table(folds, self.settings.n_splits), cells)
         folder.write_table("scores", scores_table(folds))
         folder.write_table("variants", tables.variants)
-        folder.write_table("claims", tables.claims)
         folder.write_table("families", families_table(folds, self.settings.n_splits))
         folder.write_table("features", features_table(cells))
         folder.write_table("domains", domains_table(cells))

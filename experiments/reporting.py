@@ -8,7 +8,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from experiments import scorecard_report
 from experiments.comparison_run import ContrastRun, Tables
+from experiments.stages import Findings
 from neurosae import plots
 from neurosae.runs import RunFolder, features_table
 from neurosae.variants import ALL, CONTROL_K, PCA
@@ -18,10 +20,13 @@ _LEXICAL = 0.60
 _LEVEL = 0.05
 
 
-def print_and_draw(contrast_run: ContrastRun, folder: RunFolder, tables: Tables) -> None:
+def print_and_draw(contrast_run: ContrastRun, folder: RunFolder, tables: Tables, findings: Findings) -> None:
     """Print the answer to the run's question, then draw the figures."""
     print(summary(contrast_run, tables), flush=True)
+    if findings.results:
+        print(f"\n{scorecard_report.summary(findings)}", flush=True)
     draw(contrast_run, folder, tables)
+    scorecard_report.draw(findings, folder.path / "figures")
     print(f"\nEverything is in {folder.path}: tables/ (CSV, Parquet), figures/ (PNG, SVG), cells/, manifest.json")
 
 

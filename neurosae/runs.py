@@ -59,6 +59,22 @@ class RunFolder:
         records = [_read_cell(self.cell(variant)) for variant in variants]
         return [record for record in records if record is not None]
 
+    def record(self, stage: str, variant: Variant, settings: dict[str, Any]) -> dict[str, Any] | None:
+        """What a later stage found for a variant with just these settings; None where it has to be computed."""
+        found = _read_cell(self._record(stage, variant))
+        return found if found is not None and found.get("settings") == settings else None
+
+    def write_record(self, stage: str, variant: Variant, settings: dict[str, Any], values: dict[str, Any]) -> None:
+        """Keep what a stage found, with the settings of the stage, which are no part of the configuration."""
+        write_json(self._record(stage, variant), {"settings": settings, **variant.as_dict(), **values})
+
+    def _record(self, stage: str, variant: Variant) -> Path:
+        return self.path / "stages" / stage / f"{variant.name}.json"
+
+    def add_to_manifest(self, values: dict[str, Any]) -> None:
+        """Say more about how the run was made; the results do not depend on it."""
+        write_json(self.path / "manifest.json", (_read_cell(self.path / "manifest.json") or {}) | values)
+
     def write_table(self, name: str, table: pd.DataFrame) -> None:
         """A table as CSV and Parquet."""
         folder = self.path / "tables"

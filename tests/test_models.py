@@ -27,7 +27,18 @@ from neurosae.models import LanguageModel
 from neurosae.sites import Site
 
 ROOT = Path(models.__file__).parents[1]
-RUNNER = ["experiments.combinatorial", "--representation", "raw", "--block", "1", "--quiet", "--out", "out"]
+RUNNER = [
+    "experiments.combinatorial",
+    "--representation",
+    "raw",
+    "--block",
+    "1",
+    "--stages",
+    "select",
+    "--quiet",
+    "--out",
+    "out",
+]
 SECRET = "hf_thisValueMustNotBeWrittenAnywhere"
 
 

@@ -168,7 +168,7 @@ def test_half_the_precision_hears_nearly_the_same(llama: Path) -> None:
 
 
 def run(*arguments: str) -> int:
-    return combinatorial.main([*SMALL, "--no-controls", "--jobs", "1", *arguments])
+    return combinatorial.main([*SMALL, "--stages", "select", "--no-controls", "--jobs", "1", *arguments])
 
 
 def sae_folder(folder: Path, width: int, block: int) -> Path:

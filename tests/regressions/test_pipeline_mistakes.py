@@ -122,7 +122,7 @@ def test_mistake_14_every_stimulus_goes_through_the_model_once(tmp_path: Path, m
 def test_mistake_15_a_killed_run_goes_on_and_ends_with_the_same_bytes(tmp_path: Path) -> None:
     """There was no resume."""
     grid = ["--representation", "raw", "--selector", "t", "max_activation", "random", "--k", "1", "4"]
-    grid += ["--repeats", "2", "--permutations", "10", "--quiet"]
+    grid += ["--repeats", "2", "--permutations", "10", "--stages", "select", "--quiet"]
     command = [sys.executable, "-m", "experiments.combinatorial", *grid, "--out", str(tmp_path / "killed")]
     whole = [*command[:-1], str(tmp_path / "whole")]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
