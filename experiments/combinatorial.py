@@ -77,6 +77,9 @@ def parser() -> argparse.ArgumentParser:
     judge.add_argument("--judge-model", help="default: the judge's own")
     judge.add_argument("--base-url", help="Messages API of the Anthropic judge")
     judge.add_argument("--budget", type=float, help="US dollars that the Anthropic judge may spend")
+    judge.add_argument(
+        "--price", type=float, nargs=2, metavar=("INPUT", "OUTPUT"), help="US dollars per million tokens"
+    )
     grid = p.add_argument_group("grid")
     grid.add_argument(
         "--block", "--blocks", type=int, nargs="+", help="blocks whose neurons are read (default: the SAE's)"
@@ -201,6 +204,7 @@ def stage_settings(options: argparse.Namespace, names: Sequence[str]) -> StageSe
         model=options.judge_model,
         base_url=options.base_url,
         budget=options.budget,
+        price=tuple(options.price) if options.price else None,
         journal=options.out / "judge_journal.jsonl" if options.judge == "anthropic" else None,
         device=options.device,
     )

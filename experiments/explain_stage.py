@@ -10,6 +10,7 @@ import pandas as pd
 
 from experiments.stage_work import StageResult, Work
 from neurosae.autointerp.calibration import gold_rule, held_out
+from neurosae.autointerp.embedding_judge import EmbeddingJudge
 from neurosae.autointerp.examples import gather
 from neurosae.autointerp.gold_judge import GoldJudge
 from neurosae.autointerp.interpretation import (
@@ -90,7 +91,11 @@ def _readers(work: Work) -> Readers:
     judge = work.settings.judge
     if judge is None:
         return Readers(GoldJudge(work.corpus), patterns=False)
-    return Readers(judge, writer=judge if isinstance(judge, Writer) else None)
+    return Readers(
+        judge,
+        writer=judge if isinstance(judge, Writer) else None,
+        embed=judge.embed if isinstance(judge, EmbeddingJudge) else None,
+    )
 
 
 def _n_random(work: Work) -> int:
