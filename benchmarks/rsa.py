@@ -53,9 +53,9 @@ def line(
     figure = {key: statistics.median(seconds[key]) / n * scale for key, n in (("ours", n_ours), ("peer", n_peer))}
     return {
         "name": f"{name}, {unit}",
-        "ours": round(figure["ours"], 4),
-        "peer": round(figure["peer"], 4),
-        "ratio": round(figure["peer"] / figure["ours"], 2),
+        "ours": float(f"{figure['ours']:.4g}"),
+        "peer": float(f"{figure['peer']:.4g}"),
+        "ratio": float(f"{figure['peer'] / figure['ours']:.3g}"),
         "agreement": float(np.abs(values["ours"][..., : values["peer"].shape[-1]] - values["peer"]).max()),
         "peer_is": peer_is,
     }
@@ -72,7 +72,8 @@ def alone(name: str, function: Callable[[], Any], repeats: int) -> dict[str, Any
     function()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    return {"name": f"{name}, s", "ours": round(statistics.median(seconds), 3), "peak_GB": round(peak / 1e9, 3)}
+    ours, held = statistics.median(seconds), peak / 1e9
+    return {"name": f"{name}, s", "ours": float(f"{ours:.3g}"), "peak_GB": float(f"{held:.3g}")}
 
 
 # ---------------------------------------------------------------- scalar patterns
