@@ -17,6 +17,7 @@ from neurosae.variants import ALL, CONTROL_K, PCA
 
 _SHOWN = 12
 _LEXICAL = 0.60
+NO_CELLS = "the grid has no matched cells for it"
 _LEVEL = 0.05
 
 
@@ -60,7 +61,10 @@ def summary(contrast_run: ContrastRun, tables: Tables) -> str:
     ]
     if len(baseline):
         parts += ["", _baseline_sentence(baseline.iloc[0])]
-    parts += ["", "Claims about method families (held-out AUROC, matched cells)", "", _claims(tables.claims)]
+    claims = scorecard_report.answers(
+        tables.claims.assign(reason=np.where(tables.claims["n_cells"] == 0, NO_CELLS, ""))
+    )
+    parts += ["", "Claims about method families (held-out AUROC, matched cells)", "", claims]
     ceiling = variants[(variants["representation"] == "raw") & (variants["selector"] == ALL)]
     if len(ceiling) and ceiling["auroc_p"].iloc[0] > _LEVEL:
         parts += ["", "Not even all neurons decode this contrast: the claims compare methods that all fail."]
@@ -107,23 +111,6 @@ def _baseline_sentence(row: pd.Series) -> str:
     lexical = row["balanced_accuracy"] > _LEXICAL
     verdict = "the set is lexical: words alone tell the conditions apart" if lexical else "words alone do not solve it"
     return f"Bag of words: accuracy {row['balanced_accuracy']:.3f} on held-out groups, so {verdict}."
-
-
-def _p(value: float) -> str:
-    return "not computed" if not np.isfinite(value) else "< 0.001" if value < 0.001 else f"= {value:.3f}"
-
-
-def _claims(claims: pd.DataFrame) -> str:
-    lines = []
-    for row in claims.to_dict("records"):
-        if row["n_cells"] == 0:
-            lines.append(f"  {row['claim']}: not tested, the grid has no matched cells for it")
-            continue
-        lines.append(
-            f"  {row['claim']}: {row['delta']:+.3f} ({row['ci_low']:+.3f} to {row['ci_high']:+.3f}), "
-            f"p {_p(row['p_holm'])} after Holm, {row['n_cells']} cells\n      -> {row['verdict']}"
-        )
-    return "\n".join(lines)
 
 
 def _selecting(variants: pd.DataFrame) -> pd.Series:

@@ -111,4 +111,4 @@ def _number(value: Any, digits: int = 2) -> str:
 
 
 def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"= {value:.3f}"
+    return "not computed" if not np.isfinite(value) else "< 0.001" if value < 0.001 else f"= {value:.3f}"
