@@ -29,13 +29,12 @@ import pandas as pd
 
 from experiments import reporting, stages
 from experiments.comparison_run import ContrastRun, Settings
-from experiments.options import add_config, read
+from experiments.options import add_config, read, source
 from experiments.stage_work import GOLD, STAGES, StageSettings
 from neurosae import models
 from neurosae.autointerp.judges import JUDGES, JudgeSettings, load_judge
 from neurosae.comparison import across_contrasts
 from neurosae.errors import UserError
-from neurosae.representations import Source
 from neurosae.runs import RunFolder
 from neurosae.sae import loading
 from neurosae.scorecard import OUTCOMES
@@ -135,15 +134,7 @@ def settings(options: argparse.Namespace) -> Settings:
     )
     return Settings(
         grid=grid,
-        source=Source(
-            options.model,
-            options.device,
-            options.dtype,
-            options.sae,
-            options.batch_size,
-            options.seed,
-            device_map=options.device_map,
-        ),
+        source=source(options),
         n_splits=options.folds,
         n_repeats=options.repeats,
         n_permutations=options.permutations,

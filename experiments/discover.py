@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from experiments.options import add_config, add_model, command, end, read
+from experiments.options import add_config, add_model, command, end, read, source
 from neurosae import gold, stimuli
 from neurosae.corpora import read_texts
 from neurosae.discovery.search import RANDOM, TOP, Discovery, discover, word_scores
@@ -33,7 +33,7 @@ from neurosae.files import atomic_path, write_json, write_text
 from neurosae.fitted import FittedEnsemble, fit_ensemble
 from neurosae.gold import GoldCorpus
 from neurosae.ranking import Retrieval, compare, retrieval
-from neurosae.representations import Bench, Source
+from neurosae.representations import Bench
 from neurosae.sae import loading
 from neurosae.selection import SELECTORS
 from neurosae.variants import ALL, PCA, Variant
@@ -114,10 +114,7 @@ def _fit(options: argparse.Namespace) -> tuple[Bench, list[FittedEnsemble]]:
     """The ensemble asked for, then ensembles of random features."""
     chosen = stimuli.load(options.concept)
     contrast = chosen.contrast(options.contrast).name
-    source = Source(
-        options.model, options.device, options.dtype, options.sae, options.batch_size, options.seed, options.device_map
-    )
-    bench = Bench(chosen, source, progress=not options.quiet)
+    bench = Bench(chosen, source(options), progress=not options.quiet)
     block = loading.declared_site(options.sae, options.model).block
     if options.block is not None and options.representation == "raw":
         block = options.block
@@ -131,8 +128,8 @@ def _fit(options: argparse.Namespace) -> tuple[Bench, list[FittedEnsemble]]:
 
 
 def _texts(options: argparse.Namespace, corpus: GoldCorpus | None) -> Iterable[str]:
-    source = read_texts(options.corpus) if corpus is None else iter(corpus.table["text"])
-    return itertools.islice(source, options.texts)
+    texts = read_texts(options.corpus) if corpus is None else iter(corpus.table["text"])
+    return itertools.islice(texts, options.texts)
 
 
 def _with_grades(found: Discovery, grades_S: np.ndarray | None) -> pd.DataFrame:

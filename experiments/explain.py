@@ -54,7 +54,7 @@ from neurosae.errors import UserError, unknown_name
 from neurosae.files import atomic_path, write_json
 from neurosae.fitted import FittedEnsemble, fit_ensemble
 from neurosae.gold import GoldCorpus
-from neurosae.representations import Bench, Source
+from neurosae.representations import Bench
 from neurosae.sae import loading
 from neurosae.variants import Variant
 
@@ -104,16 +104,7 @@ def run(options: argparse.Namespace) -> None:
     judge = judge_of(options, graded)
     chosen = stimuli.load(options.concept)
     contrast = options.contrast or chosen.contrast().name
-    source = Source(
-        options.model,
-        options.device,
-        options.dtype,
-        options.sae,
-        options.batch_size,
-        options.seed,
-        options.device_map,
-    )
-    bench = Bench(chosen, source)
+    bench = Bench(chosen, shared.source(options))
     ensembles = fitted(bench, contrast, options)
     concept, is_graded = looked_for(options, ensembles[0], bench, graded)
     found = discover(

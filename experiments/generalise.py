@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from experiments.options import add_model, command, end
+from experiments.options import add_model, command, end, source
 from neurosae import generalisation_plots, plots, stimuli
 from neurosae.capture import capture
 from neurosae.decoding import Design, decode, make_design
@@ -32,7 +32,7 @@ from neurosae.files import atomic_path, write_text
 from neurosae.generalisation import block_transfer, cross_decode, crossed_factors, crossed_levels, shuffled_like
 from neurosae.models import untrained_like
 from neurosae.reliability import map_reliability
-from neurosae.representations import Bench, Source
+from neurosae.representations import Bench
 from neurosae.responses import POOLINGS, Responses
 from neurosae.sae import loading
 from neurosae.sae.encoding import encode
@@ -134,16 +134,7 @@ def _prepare(options: argparse.Namespace) -> tuple[_Task, list[Site]]:
         n_permutations=options.permutations,
         seed=options.seed,
     )
-    source = Source(
-        options.model,
-        options.device,
-        options.dtype,
-        options.sae,
-        options.batch_size,
-        options.seed,
-        device_map=options.device_map,
-    )
-    bench = Bench(chosen, source)
+    bench = Bench(chosen, source(options))
     site = declared_site(options.sae, options.model)
     if site != Site(site.block):
         raise UserError(f"The SAE reads {site}; this command compares residual streams", where="--sae")

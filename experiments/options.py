@@ -16,6 +16,7 @@ from neurosae import models, norms, stimuli
 from neurosae.corpora import read_texts
 from neurosae.errors import UserError, unknown_name
 from neurosae.models import LanguageModel
+from neurosae.representations import Source
 from neurosae.sae import loading
 
 
@@ -94,6 +95,19 @@ def add_texts(p: argparse.ArgumentParser, default: int = 600) -> None:
     p.add_argument("--corpus", help="texts to measure on (default: the calibration text and every built-in stimulus)")
     p.add_argument("--texts", type=int, default=default, help="at most so many of them (default: %(default)s)")
     p.add_argument("--context", type=int, default=256, help="longest context in tokens (default: %(default)s)")
+
+
+def source(options: argparse.Namespace) -> Source:
+    """The language model and the SAE of the options, read in batches of ``--batch-size``."""
+    return Source(
+        options.model,
+        options.device,
+        options.dtype,
+        options.sae,
+        options.batch_size,
+        options.seed,
+        device_map=options.device_map,
+    )
 
 
 def load_model(options: argparse.Namespace, name: str | None = None) -> LanguageModel:

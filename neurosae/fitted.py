@@ -9,11 +9,9 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
-import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.decomposition import PCA as PrincipalComponents
 
-from neurosae.capture import TEXT
 from neurosae.contrasts import Contrast
 from neurosae.ensembles import get_ensemble, standardisation
 from neurosae.errors import UserError
@@ -340,9 +338,7 @@ def encoder_of(bench: Bench, ensemble: FittedEnsemble) -> Any:
         return bench.sae
     if ensemble.variant.representation != "untrained_sae":
         return None
-    neurons = bench.neurons(ensemble.site)
-    use_T = ((neurons.tokens["role"] == TEXT) & neurons.tokens["normal"]).to_numpy(dtype=bool)
-    return loading.untrained_like(bench.sae, torch.from_numpy(np.array(neurons.values[use_T])), bench.source.seed)
+    return bench.untrained_sae(ensemble.site)
 
 
 def _training_rows(bench: Bench, contrast: Contrast, rows: ArrayLike | None) -> tuple[np.ndarray, NDArray[np.int8]]:

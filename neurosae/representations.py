@@ -101,6 +101,10 @@ class Bench:
             self._sae = loading.load(self.source.sae, self.source.device, model=self.source.model)
         return self._sae
 
+    def untrained_sae(self, site: Site) -> Any:
+        """The control of the SAE, with the same L0 on the stimuli."""
+        return loading.untrained_like(self.sae, _sample(self.neurons(site)), self.source.seed)
+
     def listen(self, sites: Iterable[Site]) -> None:
         """Capture all sites that are not in the cache yet, in one pass.
 
@@ -135,7 +139,7 @@ class Bench:
         name = f"{site}-{'sae' if trained else f'untrained{self.source.seed}'}-{self.source.sae_identity()}"
         stored = self._stored(name)
         if stored is None:
-            sae = self.sae if trained else loading.untrained_like(self.sae, _sample(neurons), self.source.seed)
+            sae = self.sae if trained else self.untrained_sae(site)
             stored = self._keep(name, encode(sae, neurons, self.source.sae if trained else "untrained"))
         return replace(stored, tokens=neurons.tokens)
 
