@@ -203,7 +203,7 @@ class ContrastRun:
         folder.write_table("families", families_table(folds, self.settings.n_splits))
         folder.write_table("features", features_table(cells))
         folder.write_table("domains", domains_table(cells))
-        write_json(folder.path / "manifest.json", self._manifest(timings, started))
+        write_json(folder.path / "manifest.json", self._manifest(timings, started) | _earlier(folder.manifest()))
         return tables
 
     def _run_cells(
@@ -273,6 +273,14 @@ class ContrastRun:
             "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "timings": timings | {"total_s": round(time.time() - started, 1)},
         }
+
+
+def _earlier(manifest: dict[str, Any]) -> dict[str, Any]:
+    """What the sessions before this one took, so that a continued run still shows its whole cost."""
+    if not manifest:
+        return {}
+    last = {name: manifest[name] for name in ("finished", "timings", "stage_timings") if name in manifest}
+    return {"earlier": [*manifest.get("earlier", []), last]}
 
 
 def compute_family(

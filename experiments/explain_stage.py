@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.stage_work import StageResult, Work
-from neurosae.autointerp.calibration import gold_rule, held_out
+from neurosae.autointerp.calibration import calibrate, gold_rule, held_out
 from neurosae.autointerp.embedding_judge import EmbeddingJudge
 from neurosae.autointerp.examples import gather
 from neurosae.autointerp.gold_judge import GoldJudge
@@ -36,6 +36,7 @@ from neurosae.variants import Variant
 FORMAT = 1  # of the records
 PER_DECILE = 10
 _PAID_RANDOM_FEATURES = 4
+_CALIBRATED_ON = 200  # graded sentences a judge is asked about, so that the verdict costs little
 _PERMUTATIONS = 999
 _ROUGH = Settings(n_bootstrap=50, n_permutations=19)  # of random features, whose values count and not their intervals
 _COLUMNS = ("explanation", "target_score", "target_low", "target_high", "target_difference", "target_p",
@@ -75,6 +76,8 @@ def explain(work: Work) -> StageResult:
     write_json(work.folder.path / "explanations.json", [records[v] for v in variants])
     scores = pd.DataFrame(rows, columns=[*VARIANT, *_COLUMNS])
     notes = _notes(records, concept, readers, reason)
+    if trust := _trust(work, concept, readers):
+        notes += (trust,)
     return StageResult(scores, _claims(work, records, scores, reason), records, notes)
 
 
@@ -85,6 +88,27 @@ def _concept(work: Work) -> tuple[Concept, str]:
         return Concept(name, *gold_rule(work.corpus, name)), ""
     concept = Concept(work.target, work.run.stimuli.definition, PATTERN_RULE)
     return concept, reason if work.settings.judge is None else ""
+
+
+def _trust(work: Work, concept: Concept, readers: Readers) -> str:
+    """How far to trust a judge that is not the gold grades: its agreement with them on sentences it has not seen."""
+    if work.settings.judge is None:
+        return ""
+    if not work.graded_concept()[0]:
+        return f"The corpus has no grades for '{concept.name}': how far to trust {readers.judge.name} is not known."
+    settings: dict[str, Any] = {"judge": readers.judge.name, "concept": asdict(concept)}
+    settings |= {
+        "corpus": work.corpus_identity(),
+        "limit": _CALIBRATED_ON,
+        "seed": work.run.settings.seed,
+        "format": FORMAT,
+    }
+    said = work.folder.shared("explain", "calibration", settings)
+    if said is None:
+        found = calibrate(readers.judge, work.corpus, concept.name, limit=_CALIBRATED_ON, seed=work.run.settings.seed)
+        said = {"verdict": found.verdict, "n": found.n, "figures": _plain(found.figures.reset_index())}
+        work.folder.write_shared("explain", "calibration", settings, said)
+    return str(said["verdict"])
 
 
 def _readers(work: Work) -> Readers:

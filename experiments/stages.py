@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from experiments.comparison_run import ContrastRun, Tables
@@ -19,8 +20,8 @@ from neurosae.scorecard import new_domain_claims, scorecard
 
 TABLES = {"discover": "discovery", "explain": "explanations", "steer": "steering"}
 _RUN: dict[str, Callable[[Work], StageResult]] = {"discover": discover, "explain": explain, "steer": steer}
-# Rough seconds of a 2-core machine, for --dry-run only: once, and per variant looked at.
-_SECONDS = {"discover": (45.0, 0.4), "explain": (5.0, 0.6), "steer": (70.0, 3.3)}
+# Rough seconds of a 2-core machine, for --dry-run only: once, and per variant looked at; `steer` with 16 words a text.
+_SECONDS, _WORDS = {"discover": (45.0, 0.4), "explain": (5.0, 0.6), "steer": (70.0, 3.3)}, 16
 
 
 @dataclass(frozen=True)
@@ -93,11 +94,14 @@ def run_stages(
 def plan(run: ContrastRun, stages: Sequence[str]) -> str:
     """Stages, what they look at and the expected minutes, in words."""
     lines, n_few = [], len(representatives(run.settings.grid, run.variants))
+    words = float(np.mean([len(text.split()) for text in run.stimuli.table["text"]]))
     for stage in stages:
         if stage in _RUN:
             n = len(run.variants) if stage == "discover" else n_few
             once, each = _SECONDS[stage]
-            lines.append(f"  stage {stage}: {n} variants, about {(once + each * n) / 60:.1f} minutes on 2 cores")
+            longer = words / _WORDS if stage == "steer" else 1.0
+            minutes = longer * (once + each * n) / 60
+            lines.append(f"  stage {stage}: {n} variants, about {minutes:.1f} minutes on 2 cores")
     return "\n".join([f"  stages: {', '.join(stages)}", *lines])
 
 

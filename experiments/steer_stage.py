@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from experiments.stage_work import StageResult, Work
+from experiments.stage_work import Array, StageResult, Work
 from neurosae.comparison import VARIANT
 from neurosae.errors import UserError
 from neurosae.fitted import encoder_of, fit_ensemble
@@ -27,7 +27,7 @@ from neurosae.steering.causal import (
     ending_pairs,
 )
 from neurosae.steering.doses import observe
-from neurosae.steering.interventions import steer_ensemble
+from neurosae.steering.interventions import Positions, steer_ensemble
 from neurosae.variants import Variant
 
 FORMAT = 1  # of the records
@@ -69,9 +69,35 @@ class Halves:
         if site not in self._preferences:
             self._preferences[site] = Preferences(self.work.bench.language_model, self.pairs, site)
             self._random[site] = RandomDirections(
-                self._preferences[site], self.work.settings.random_directions, self.work.run.settings.seed
+                self._preferences[site],
+                self.work.settings.random_directions,
+                self.work.run.settings.seed,
+                known=self._kept(site),
             )
         return self._preferences[site], self._random[site]
+
+    def _kept(self, site: Site) -> dict[tuple[float, Positions], Array]:
+        """Shifts of random directions that an interrupted run has measured on just these pairs."""
+        found = self.work.folder.shared("steer", f"random-{site}", self._about(site)) or []
+        return {(row["norm"], row["positions"]): np.array(row["shifts"]) for row in found}
+
+    def _keep(self, site: Site) -> None:
+        rows = [
+            {"norm": norm, "positions": positions, "shifts": shifts_RP.tolist()}
+            for (norm, positions), shifts_RP in self._random[site].known.items()
+        ]
+        self.work.folder.write_shared("steer", f"random-{site}", self._about(site), rows)
+
+    def _about(self, site: Site) -> dict[str, Any]:
+        settings = self.work.settings
+        pairs = self.pairs.usable[["target", "foil"]].to_numpy().tolist()
+        return {
+            "site": str(site),
+            "pairs": pairs,
+            "n": settings.random_directions,
+            "seed": self.work.run.settings.seed,
+            "format": FORMAT,
+        }
 
     def effect(self, variant: Variant) -> CausalEffect:
         """Dose-response of a variant that is fitted to the one half, on the other."""
@@ -85,7 +111,9 @@ class Halves:
             for dose in work.settings.doses
         }
         preferences, random = self.preferences(ensemble.site)
-        return causal_effect(preferences, changes, random, n=work.settings.resamples, seed=work.run.settings.seed)
+        found = causal_effect(preferences, changes, random, n=work.settings.resamples, seed=work.run.settings.seed)
+        self._keep(ensemble.site)
+        return found
 
 
 def drawn(pairs: EndingPairs, most: int, seed: int = 0) -> EndingPairs:

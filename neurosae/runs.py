@@ -71,9 +71,25 @@ class RunFolder:
     def _record(self, stage: str, variant: Variant) -> Path:
         return self.path / "stages" / stage / f"{variant.name}.json"
 
+    def shared(self, stage: str, name: str, settings: dict[str, Any]) -> Any:
+        """What a stage found for all its variants with just these settings; None where it has to be computed."""
+        found = _read_cell(self._shared(stage, name))
+        return found["values"] if found is not None and found.get("settings") == settings else None
+
+    def write_shared(self, stage: str, name: str, settings: dict[str, Any], values: Any) -> None:
+        """Keep what all variants of a stage share."""
+        write_json(self._shared(stage, name), {"settings": settings, "values": values})
+
+    def _shared(self, stage: str, name: str) -> Path:
+        return self.path / "stages" / stage / "shared" / f"{name}.json"
+
+    def manifest(self) -> dict[str, Any]:
+        """How the run was made; empty where it has not been yet."""
+        return _read_cell(self.path / "manifest.json") or {}
+
     def add_to_manifest(self, values: dict[str, Any]) -> None:
         """Say more about how the run was made; the results do not depend on it."""
-        write_json(self.path / "manifest.json", (_read_cell(self.path / "manifest.json") or {}) | values)
+        write_json(self.path / "manifest.json", self.manifest() | values)
 
     def write_table(self, name: str, table: pd.DataFrame) -> None:
         """A table as CSV and Parquet."""

@@ -122,6 +122,8 @@ def test_a_damaged_cell_is_computed_again(finished: Path, tmp_path: Path) -> Non
     (folder / "cells" / "not-in-the-grid.json").write_text("{}")
     assert run(*SMALL, "--out", str(tmp_path)) == 0
     assert tables(folder) == tables(finished)
+    (earlier,) = json.loads((folder / "manifest.json").read_text())["earlier"]
+    assert earlier["timings"]["cells_s"] > 0
 
 
 def test_a_damaged_cache_is_captured_again(tmp_path: Path) -> None:

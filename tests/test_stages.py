@@ -149,7 +149,9 @@ def test_steering_is_measured_on_the_other_half_in_any_order(work: Work) -> None
         assert set(shifts["target"]) | set(shifts["foil"]) <= set(ids.iloc[test])
         means = shifts.groupby("dose")["shift"].mean()
         np.testing.assert_allclose([row["shift"] for row in record["table"]], means, rtol=1e-12)
-    again = Halves(work).effect(last)  # first now, and with other random directions of the same seed
+    for path in (work.folder.path / "stages/steer/shared").iterdir():
+        path.unlink()
+    again = Halves(work).effect(last)  # first now, so that the random directions are measured in another order
     np.testing.assert_array_equal(again.table["shift"], [row["shift"] for row in result.records[last]["table"]])
     np.testing.assert_array_equal(again.controls["mean"], [row["mean"] for row in result.records[last]["controls"]])
     best = best_effect(result)
@@ -180,6 +182,23 @@ def test_a_stage_goes_on_where_it_was_interrupted(work: Work) -> None:
     variant = next(v for v in work.run.variants if kept[0].stem == v.name)
     assert other.folder.record("discover", variant, settings) is not None
     assert other.folder.record("discover", variant, settings | {"resamples": 100}) is None
+
+
+def test_random_directions_are_measured_once_for_all_sessions(work: Work) -> None:
+    result, last = steer(work), work.representatives()[-1]
+    effect = Halves(work).effect(last)
+    np.testing.assert_array_equal(effect.controls["mean"], [row["mean"] for row in result.records[last]["controls"]])
+    (path,) = (work.folder.path / "stages/steer/shared").iterdir()
+    kept = path.read_text()
+    stored = json.loads(kept)
+    for row in stored["values"]:
+        row["shifts"] = np.zeros_like(row["shifts"]).tolist()
+    path.write_text(json.dumps(stored))
+    assert Halves(work).effect(last).controls["most"].tolist() == [0.0]
+    stored["settings"]["seed"] += 1
+    path.write_text(json.dumps(stored))
+    assert Halves(work).effect(last).controls["most"].tolist() == effect.controls["most"].tolist()
+    assert json.loads(path.read_text())["settings"] == json.loads(kept)["settings"]
 
 
 def test_a_finished_run_says_the_same_again_without_its_model(work: Work, tmp_path: Path) -> None:
@@ -315,6 +334,9 @@ def test_a_paid_judge_is_asked_once_and_its_key_is_nowhere(
         assert sum(server.seen.answered.values()) == asked
     (record,) = first.records.values()
     assert [e["kind"] for e in record["explanations"]] == ["lexical", "llm"]
+    assert any("kappa" in note for note in first.notes)
+    figures = json.loads((folder.path / "stages/explain/shared/calibration.json").read_text())["values"]["figures"]
+    assert [row["figure"] for row in figures] == ["kappa", "spearman", "auc"]
     assert record["settings"]["judge"].startswith("anthropic:")
     texts = work.sentences.texts
     wanted = [true_grade(as_sent(texts[row], first_request(work))) for row in record["top"]["sentence"]]

@@ -172,13 +172,23 @@ class RandomDirections:
     preferences : Preferences
     n : int, default 8
     seed : int, default 0
+    known : dict, optional
+        What was measured before, of the same preferences with the same `n` and `seed`: shifts (n, P) by norm and
+        positions. New measurements are added to it.
     """
 
-    def __init__(self, preferences: Preferences, n: int = RANDOM_DIRECTIONS, seed: int = 0) -> None:
+    def __init__(
+        self,
+        preferences: Preferences,
+        n: int = RANDOM_DIRECTIONS,
+        seed: int = 0,
+        *,
+        known: dict[tuple[float, Positions], Array] | None = None,
+    ) -> None:
         if n < 1:
             raise UserError(f"{n} random directions", where="n", allowed="1 or more")
         self.preferences, self.n, self.seed = preferences, n, seed
-        self._known: dict[tuple[float, Positions], Array] = {}
+        self.known = {} if known is None else known
 
     def shifts(self, norm: float, positions: Positions = "both") -> Array:
         """Shift of every pair under every direction of this norm, (n, P); 0 for the norm 0."""
@@ -192,12 +202,12 @@ class RandomDirections:
         return lower_RP if share == 0 else (1 - share) * lower_RP + share * self._at(2 * below, positions)
 
     def _at(self, norm: float, positions: Positions) -> Array:
-        if (norm, positions) not in self._known:
+        if (norm, positions) not in self.known:
             site, width = self.preferences.site, self.preferences.language_model.d_model
             directions = [random_direction(site, width, norm, draw, self.seed) for draw in range(self.n)]
             shifts = [self.preferences.measure(direction, positions)[0] for direction in directions]
-            self._known[norm, positions] = np.array(shifts)
-        return self._known[norm, positions]
+            self.known[norm, positions] = np.array(shifts)
+        return self.known[norm, positions]
 
 
 class Estimate(NamedTuple):
