@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from experiments import options as shared
-from neurosae import map_plots, models, plots, stimuli
+from neurosae import models, plots, stimuli
 from neurosae.errors import UserError
 from neurosae.files import atomic_path, write_json, write_text
 from neurosae.inference import pairs_needed
@@ -233,13 +233,13 @@ def _write(options: argparse.Namespace, found: ContrastMap, tables: dict[str, pd
 
 def _draw(options: argparse.Namespace, found: ContrastMap, tables: dict[str, pd.DataFrame]) -> None:
     """Figures of the map, its strongest feature, all tests, and the regions."""
-    axes = {"volcano": map_plots.volcano(found)}
+    axes = {"volcano": plots.volcano(found)}
     if found.n_LW.size > 1:
-        axes["map"] = map_plots.contrast_map(found)
+        axes["map"] = plots.contrast_map(found)
     if found.n_LW.size > 1 and len(tables["peaks"]) and found.shared_axis:
-        axes["strongest_feature"] = map_plots.contrast_map(found, int(tables["peaks"]["feature"].iloc[0]))
+        axes["strongest_feature"] = plots.contrast_map(found, int(tables["peaks"]["feature"].iloc[0]))
     if len(tables.get("profile", ())) > 1:
-        axes["block_profile"] = map_plots.block_profile(tables["profile"])
+        axes["block_profile"] = plots.block_profile(tables["profile"])
     for name, ax in axes.items():
         plots.save(ax.figure, options.out / name)
 

@@ -23,7 +23,7 @@ import pandas as pd
 import torch
 
 from experiments.options import add_model, command, end, load_pair, shipped_texts
-from neurosae import dictionary_plots, plots, stimuli
+from neurosae import plots, stimuli
 from neurosae.capture import capture
 from neurosae.corpora import read_texts
 from neurosae.dictionary import members
@@ -146,7 +146,7 @@ def _specificity(options: argparse.Namespace, concept: _Concept, table: pd.DataF
     _show("Most specific latents, by AUROC (the best of many: optimistic)", best[columns])
     _write(options, "specificity", table[table["reason"] != "silent"])
     _write(options, "exclusive", exclusive)
-    ax = dictionary_plots.firing_rates(table, str(table["condition"].cat.categories[0]))
+    ax = plots.firing_rates(table, str(table["condition"].cat.categories[0]))
     plots.save(ax.figure, options.out / "figures" / "firing_rates")
 
 
@@ -204,7 +204,7 @@ def _members(options: argparse.Namespace, table: pd.DataFrame, counts: pd.DataFr
         table = table[table["sae"] == "trained"]
         relation = frequency_relation(table["f1"].to_numpy(), table["per_million"].to_numpy())
         title = f"Spearman rho {relation['rho']:.2f} over all {relation['n']} members, {n_latents:,} latents"
-        ax = dictionary_plots.completeness_by_frequency(table, title)
+        ax = plots.completeness_by_frequency(table, title)
         plots.save(ax.figure, options.out / "figures" / "completeness")
 
 
@@ -247,7 +247,7 @@ def _separations(options: argparse.Namespace, concept: _Concept, table: pd.DataF
         }
         figure, axes = plt.subplots(1, 3, figsize=(15, 5.4), layout="constrained")
         for (name, (distance, labels)), ax in zip(points.items(), axes, strict=True):
-            dictionary_plots.point_map(umap_positions(distance), labels, titles[name], measured[name], ax)
+            plots.point_map(umap_positions(distance), labels, titles[name], measured[name], ax)
         plots.save(figure, options.out / "figures" / "maps")
 
 

@@ -23,7 +23,7 @@ import pandas as pd
 import torch
 
 from experiments.options import add_model, command, end, source
-from neurosae import generalisation_plots, plots, stimuli
+from neurosae import plots, stimuli
 from neurosae.capture import capture
 from neurosae.decoding import Design, decode, make_design
 from neurosae.ensembles import ENSEMBLES
@@ -189,7 +189,7 @@ def _cross_decoding(task: _Task) -> None:
             about = {"factor": factor, "representation": name, "block": task.site.block}
             cells.append(found.cells.assign(**about))
             summaries.append(pd.DataFrame([about] * len(found.summary)).join(found.summary))
-            ax = generalisation_plots.transfer_map(found.cells, factor, f"{_title(task)}, {plots.LABELS[name]}")
+            ax = plots.transfer_map(found.cells, factor, f"{_title(task)}, {plots.LABELS[name]}")
             plots.save(ax.figure, task.options.out / "figures" / f"cross_decoding-{factor}-{name}")
     _report(task, "cross_decoding", cells, summaries, "Cross-decoding: train at one level, test at another")
 
@@ -208,7 +208,7 @@ def _block_transfer(task: _Task, sites: Sequence[Site]) -> None:
     responses = {site: task.bench.neurons(site) for site in sites}
     found = block_transfer(responses, task.rows, task.design, pooling=task.options.pooling, **task.method)
     _report(task, "block_transfer", [found.cells], [found.summary], "Block to block: the same neurons, other depths")
-    ax = generalisation_plots.transfer_map(found.cells, "block", f"{_title(task)}, {plots.LABELS[_NEURONS]}")
+    ax = plots.transfer_map(found.cells, "block", f"{_title(task)}, {plots.LABELS[_NEURONS]}")
     plots.save(ax.figure, task.options.out / "figures" / "block_transfer")
 
 

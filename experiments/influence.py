@@ -29,6 +29,7 @@ from neurosae.errors import UserError
 from neurosae.files import write_json, write_text
 from neurosae.fitted import FittedEnsemble, encoder_of, fit_ensemble, target_level
 from neurosae.inference.design import make_folds
+from neurosae.plots import dose_response
 from neurosae.representations import Bench, Source
 from neurosae.responses import Responses
 from neurosae.sae import loading
@@ -53,7 +54,6 @@ from neurosae.steering.interventions import (
     steer_ensemble,
 )
 from neurosae.steering.texts import gold_probe, perplexity_cost, score_texts, what_is_it
-from neurosae.steering_plots import dose_response
 from neurosae.variants import Variant
 
 PROMPTS = (

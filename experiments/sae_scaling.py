@@ -29,7 +29,7 @@ import pandas as pd
 
 from experiments.describe_sae import ordinary_texts
 from experiments.options import add_model, command, end, load_model, shipped_texts
-from neurosae import dictionary_plots, plots
+from neurosae import plots
 from neurosae.corpora import identity, read_texts
 from neurosae.dictionary import members
 from neurosae.dictionary.completeness import Mentions, background_rates, completeness, read_background, read_mentions
@@ -254,12 +254,12 @@ def report(cells: pd.DataFrame, out: Path) -> None:
     print(f"\nFVU = coefficient * width ** -exponent\n\n{fits.to_string(index=False, float_format='{:.3f}'.format)}")
     figure, axes = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
     fitted = " (dashed: power law)" if any(law.valid for law in laws.values()) else ""
-    dictionary_plots.scaling_curve(cells, "fvu", f"clean FVU, held out{fitted}", laws, axes[0])
+    plots.scaling_curve(cells, "fvu", f"clean FVU, held out{fitted}", laws, axes[0])
     axes[0].set_yscale("log")
     for which in (axes[0].yaxis.set_major_formatter, axes[0].yaxis.set_minor_formatter):
         which("{x:.2f}")
-    dictionary_plots.scaling_curve(cells, "dead_share", "share of latents that never fire on these", ax=axes[1])
-    dictionary_plots.scaling_curve(cells, "completeness", "share of members with their own latent", ax=axes[2])
+    plots.scaling_curve(cells, "dead_share", "share of latents that never fire on these", ax=axes[1])
+    plots.scaling_curve(cells, "completeness", "share of members with their own latent", ax=axes[2])
     plots.save(figure, out / "figures" / "scaling")
     print(f"\nEverything is in {out}")
 

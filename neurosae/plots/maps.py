@@ -10,7 +10,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from neurosae.plots import PALETTE
+from neurosae.plots.style import PALETTE
 from neurosae.univariate.maps import ContrastMap
 
 MASKED = "0.85"

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from neurosae.dictionary.completeness import DEDICATED
 from neurosae.dictionary.maps import Separation
 from neurosae.dictionary.scaling import PowerLaw
-from neurosae.plots import PALETTE
+from neurosae.plots.style import PALETTE
 
 _MARKERS = "osD^vP*X"
 

@@ -8,7 +8,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from neurosae.plots import LABELS, PALETTE, selector_label
+from neurosae.plots.style import LABELS, PALETTE, selector_label
 
 
 def by_method(

@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from sklearn.manifold import MDS
 
 from neurosae.errors import UserError
-from neurosae.plots import PALETTE
+from neurosae.plots.style import PALETTE
 from neurosae.rdms.comparators import as_vectors
 from neurosae.rdms.distances import DISTANCES
 from neurosae.rdms.model_comparison import ModelComparison

@@ -1,13 +1,8 @@
-"""Figures: functions that take an `Axes` (or make one) and return it. Colour-blind safe, units and n on the axes."""
+"""Method variants against each other: scores, choices, overlap, claims."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
-
-import matplotlib
-
-matplotlib.use("Agg", force=False)
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,34 +11,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from neurosae.files import atomic_path
-
-PALETTE = {
-    "raw": "#0072B2",
-    "sae": "#D55E00",
-    "untrained_sae": "#CC79A7",
-    "embeddings": "#009E73",
-    "bag_of_words": "#7F7F7F",
-}
-LABELS = {
-    "raw": "neurons",
-    "sae": "SAE latents",
-    "untrained_sae": "untrained SAE",
-    "embeddings": "token embeddings",
-    "bag_of_words": "bag of words",
-}
-plt.rcParams["svg.hashsalt"] = "neurosae"  # the same figure gives the same file
-_BAND: dict[str, Any] = {"color": "0.85", "zorder": 0}
-
-
-def save(figure: Any, path: Path) -> None:
-    """Write PNG (150 dpi) and SVG beside each other and close the figure."""
-    for suffix in (".png", ".svg"):
-        with atomic_path(path.with_suffix(suffix)) as temporary:
-            figure.savefig(
-                temporary, dpi=150, bbox_inches="tight", metadata={"Date": None} if suffix == ".svg" else None
-            )
-    plt.close(figure)
+from neurosae.plots.style import BAND, LABELS, PALETTE, selector_label
 
 
 def method_comparison(variants: pd.DataFrame, k: int, ax: Axes | None = None) -> Axes:
@@ -68,7 +36,7 @@ def method_comparison(variants: pd.DataFrame, k: int, ax: Axes | None = None) ->
     for i, representation in enumerate(names):
         rows = shown[shown["representation"] == representation]
         y = np.array([order.index(s) for s in rows["selector"]]) + (i - (len(names) - 1) / 2) * 0.16
-        ax.barh(y, rows["auroc_chance_high"] - rows["auroc_chance_low"], 0.14, rows["auroc_chance_low"], **_BAND)
+        ax.barh(y, rows["auroc_chance_high"] - rows["auroc_chance_low"], 0.14, rows["auroc_chance_low"], **BAND)
         errors = [rows["auroc"] - rows["auroc_ci_low"], rows["auroc_ci_high"] - rows["auroc"]]
         ax.errorbar(
             rows["auroc"],
@@ -97,7 +65,7 @@ def score_against_k(variants: pd.DataFrame, representation: str, ax: Axes | None
     selectors = sorted(rows["selector"].unique())
     ks = sorted(rows["k"].unique())
     colours = sns.color_palette("colorblind", len(selectors))
-    ax.axhspan(rows["auroc_chance_low"].min(), rows["auroc_chance_high"].max(), **_BAND)
+    ax.axhspan(rows["auroc_chance_low"].min(), rows["auroc_chance_high"].max(), **BAND)
     for i, (colour, marker, selector) in enumerate(zip(colours, "osD^vP*Xh<>dp", selectors, strict=False)):
         line = rows[rows["selector"] == selector].sort_values("k")
         # Side by side, so that the intervals of one k can be told apart.
@@ -133,7 +101,7 @@ def specification_curve(variants: pd.DataFrame) -> Figure:
     )
     x = np.arange(len(rows))
     colours = [PALETTE[name] for name in rows["representation"]]
-    top.fill_between(x, rows["auroc_chance_low"], rows["auroc_chance_high"], step="mid", **_BAND)
+    top.fill_between(x, rows["auroc_chance_low"], rows["auroc_chance_high"], step="mid", **BAND)
     top.vlines(x, rows["auroc_ci_low"], rows["auroc_ci_high"], colors=colours, lw=1)
     top.scatter(x, rows["auroc"], c=colours, s=12, zorder=3)
     top.axhline(0.5, color="0.4", lw=1, ls=":")
@@ -214,7 +182,7 @@ def claims(table: pd.DataFrame, margin: float = 0.02, ax: Axes | None = None) ->
     """Difference in held-out AUROC for each claim, with 95 % intervals and the zone of equivalence."""
     ax = ax or plt.subplots(figsize=(7.5, 0.6 * len(table) + 1.4))[1]
     y = np.arange(len(table))[::-1]
-    ax.axvspan(-margin, margin, **_BAND)
+    ax.axvspan(-margin, margin, **BAND)
     errors: Any = [table["delta"] - table["ci_low"], table["ci_high"] - table["delta"]]
     ax.errorbar(table["delta"], y, xerr=np.abs(errors), fmt="o", color="black", lw=1.5)
     for row in np.flatnonzero(table["delta"].isna()):
@@ -224,57 +192,5 @@ def claims(table: pd.DataFrame, margin: float = 0.02, ax: Axes | None = None) ->
     ax.set_ylim(-0.6, len(table) - 0.4)
     ax.set_xlabel(f"difference in held-out AUROC (95 % interval; grey: within {margin:g}, equivalent)")
     ax.set_title("Claims about method families", loc="left")
-    sns.despine(ax=ax)
-    return ax
-
-
-def selector_label(name: Any) -> str:
-    """Name of a selector as figures show it."""
-    known = {"rsa": "RSA", "auroc": "AUROC", "pca": "PCA", "l1": "L1", "all": "all features"}
-    return " ".join(known.get(part, part) for part in str(name).split("_"))
-
-
-def firing_density(counts: np.ndarray, edges: np.ndarray, n_dead: int, n_tokens: int, ax: Axes | None = None) -> Axes:
-    """How many latents fire how often.
-
-    Parameters
-    ----------
-    counts, edges : ndarray of shape (bins,) and (bins + 1,)
-        As `neurosae.sae.latents.density_histogram` makes them: latents by log10 of their firing density.
-    n_dead : int
-        Latents that never fired, which no bin holds.
-    n_tokens : int
-        Clean tokens measured.
-    ax : Axes, optional
-    """
-    ax = ax or plt.subplots(figsize=(5, 3.2))[1]
-    ax.stairs(counts, edges, fill=True, color=PALETTE["sae"], alpha=0.8)
-    ax.set_xlabel("log10 of the share of clean tokens on which a latent fires")
-    ax.set_ylabel("latents")
-    ax.set_title(f"Firing density ({counts.sum():,} latents; {n_dead:,} never fired)", loc="left", fontsize=10)
-    ax.annotate(
-        f"n = {n_tokens:,} clean tokens", (0.98, 0.95), xycoords="axes fraction", ha="right", va="top", fontsize=8
-    )
-    sns.despine(ax=ax)
-    return ax
-
-
-def l0_histogram(tokens_by_l0: np.ndarray, ax: Axes | None = None) -> Axes:
-    """How many latents are active at once.
-
-    Parameters
-    ----------
-    tokens_by_l0 : ndarray of shape (F + 1,)
-        Number of clean tokens with 0, 1, 2, ... active latents.
-    ax : Axes, optional
-    """
-    ax = ax or plt.subplots(figsize=(5, 3.2))[1]
-    largest = int(np.flatnonzero(tokens_by_l0).max())
-    mean = float(np.average(np.arange(len(tokens_by_l0)), weights=tokens_by_l0))
-    ax.stairs(tokens_by_l0[: largest + 1], np.arange(largest + 2) - 0.5, fill=True, color=PALETTE["sae"], alpha=0.8)
-    ax.axvline(mean, color="0.2", lw=1, ls=":")
-    ax.set_xlabel("active latents per token, L0 (dotted: mean)")
-    ax.set_ylabel("clean tokens")
-    ax.set_title(f"L0: {mean:.1f} on average (n = {tokens_by_l0.sum():,} clean tokens)", loc="left", fontsize=10)
     sns.despine(ax=ax)
     return ax
