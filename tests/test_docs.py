@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from pages import blocks, commands, flags, inline_code, modules_with_a_command, named_files, parser_of
 
@@ -85,6 +86,29 @@ def test_readme_fits_one_screen_and_begins_with_the_two_commands() -> None:
     assert len(run) == len(test) == 1
     assert "experiments.combinatorial" in run[0]
     assert "pytest" in test[0]
+
+
+def test_readme_quotes_the_reference_run() -> None:
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    card = pd.read_csv(ROOT / "results" / "reference" / "tables" / "scorecard.csv")
+    eight = card[card["k"] == 8].set_index(["representation", "selector"])["auroc"]
+    best = eight["sae"][["mean_difference", "auroc", "rsa_category", "t"]]
+    assert {f"{value:.2f}" for value in best} == {"0.92"}
+    ceiling = card[card["representation"].eq("raw") & card["selector"].eq("all")]["auroc"].item()
+    words = card[card["representation"] == "bag_of_words"]["auroc"].item()
+    claims = pd.read_csv(ROOT / "results" / "reference" / "tables" / "claims.csv")
+    rsa = claims[claims["outcome"].eq("decoding") & claims["claim"].str.startswith("RSA")].iloc[0]
+    ap, chance = card["discovery_ap"].max(), card["discovery_chance"].iloc[0]
+    for quoted in (
+        "an AUROC of .92",
+        f"eight neurons reach {eight['raw'].max():.2f} at most".replace("0.", "."),
+        f"all 576 neurons {ceiling:.2f}".replace("0.", "."),
+        f"untrained SAE {eight['untrained_sae'].max():.2f}".replace("0.", "."),
+        f"bag of words {words:.2f}".replace("0.", "."),
+        f"(+{rsa['delta']:.3f}, 95 % interval {rsa['ci_low']:.3f} to {rsa['ci_high']:.3f})".replace("0.", "."),
+        f"(average precision {ap:.2f} at best, chance {chance:.2f})".replace("0.", "."),
+    ):
+        assert quoted in text
 
 
 @pytest.mark.parametrize(("name", "folder"), loading.bundled().items())
