@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from links import external, problems
+from links import external, links, problems
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -29,8 +29,6 @@ def test_few_links_leave_the_project() -> None:
 
 
 def test_every_page_can_be_reached_from_the_index() -> None:
-    from links import links
-
     index = {target.partition("#")[0] for target in links(ROOT / "docs" / "README.md").targets}
     pages = {page.name for page in [*ROOT.glob("docs/*.md"), *ROOT.glob("docs/*.ipynb")]} - {"README.md"}
     assert pages <= index
