@@ -117,13 +117,15 @@ def style_firing(table: pd.DataFrame, styles: Sequence[str], ax: Axes | None = N
     return ax
 
 
-def style_separators(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+def style_separators(table: pd.DataFrame, pool: str, ax: Axes | None = None) -> Axes:
     """How many perfect separators of two styles survive a held-out wording, of how many found.
 
     Parameters
     ----------
     table : DataFrame
         From `neurosae.prompt_styles.separators`.
+    pool : str
+        Whose tokens, for the title.
     ax : Axes, optional
     """
     styles = list(dict.fromkeys(table["fires_in"]))
@@ -145,11 +147,8 @@ def style_separators(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.text(j, i, text, ha="center", va="center", fontsize=8, color=colour)
     ax.set_xticks(range(len(styles)), [f"silent in\n{name}" for name in styles], fontsize=8)
     ax.set_yticks(range(len(styles)), [f"fires in {name}" for name in styles], fontsize=8)
-    ax.set_title(
-        "Perfect separators that survive a held-out wording, of those found\n(* p < .05, max over pairs)",
-        loc="left",
-        fontsize=9,
-    )
+    title = f"Tokens of the {pool}: perfect separators that survive\na held-out wording, of those found (* p < .05)"
+    ax.set_title(title, loc="left", fontsize=9)
     return ax
 
 
