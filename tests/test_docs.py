@@ -18,6 +18,7 @@ import neurosae
 from neurosae.autointerp.judges import JUDGES
 from neurosae.ensembles import ENSEMBLES
 from neurosae.files import write_text
+from neurosae.report.page import SECTIONS
 from neurosae.sae import formats, loading
 from neurosae.selection import SELECTORS
 from neurosae.stimuli import StimulusSet
@@ -86,6 +87,11 @@ def test_readme_fits_one_screen_and_begins_with_the_two_commands() -> None:
     assert len(run) == len(test) == 1
     assert "experiments.combinatorial" in run[0]
     assert "pytest" in test[0]
+
+
+def test_every_section_of_a_report_is_explained() -> None:
+    text = (ROOT / "docs" / "reading_the_report.md").read_text(encoding="utf-8").lower()
+    assert [title for title in SECTIONS.values() if title.lower() not in text] == []
 
 
 def test_readme_quotes_the_reference_run() -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from links import external, links, problems
 
+from neurosae.report import write_report
+
 ROOT = Path(__file__).parents[1]
 PAGES = [
     ROOT / "README.md",
@@ -32,6 +34,12 @@ def test_every_page_can_be_reached_from_the_index() -> None:
     index = {target.partition("#")[0] for target in links(ROOT / "docs" / "README.md").targets}
     pages = {page.name for page in [*ROOT.glob("docs/*.md"), *ROOT.glob("docs/*.ipynb")]} - {"README.md"}
     assert pages <= index
+
+
+def test_the_links_of_a_report_lead_somewhere_and_it_loads_nothing(tmp_path: Path) -> None:
+    page = write_report(ROOT / "results" / "reference", tmp_path / "report.html")
+    assert len(links(page).targets) > 10
+    assert problems(page) == []
 
 
 @pytest.mark.parametrize(
