@@ -31,15 +31,35 @@ def make(path: Path, hostile: bool = False) -> Path:
     _table(path, "stimuli", _stimuli(texts, sides, bad))
     _table(path, "confounds", pd.DataFrame([_confound("tokens", 0.8, bad), _confound("surprisal", 0.01, bad)]))
     blocks = [
-        {"block": b, "n_features": 576, "n_significant": 2 * b, "n_significant_within": 3 * b, "largest_t": 4.0 + b,
-         "feature": 7, "d": 0.5, "p_fwe": 0.01, "n": 6} for b in range(16)
-    ]  # fmt: skip
+        {
+            "block": b,
+            "n_features": 576,
+            "n_significant": 2 * b,
+            "n_significant_within": 3 * b,
+            "largest_t": 4.0 + b,
+            "feature": 7,
+            "d": 0.5,
+            "p_fwe": 0.01,
+            "n": 6,
+        }
+        for b in range(16)
+    ]
     _table(path, "map_blocks", pd.DataFrame(blocks))
     _table(path, "map_top", pd.DataFrame([{"block": 15, "feature": 7, "t": 19.0, "d": 0.5, "p_fwe": 0.001}]))
     _table(path, "reliability", pd.DataFrame([_reliable("selector", "t"), _reliable("map", None)]))
     _evidence(path, "about", _about(sides, bad))
-    _evidence(path, "features", {"cards": [_card(7, texts, sides, bad), _card(8, texts[:2], sides, bad)], "n_chosen": 30,
-                                 "k": 8, "logits_note": "Direct effect." + bad, "corpus_reason": "", "reason": ""})  # fmt: skip
+    _evidence(
+        path,
+        "features",
+        {
+            "cards": [_card(7, texts, sides, bad), _card(8, texts[:2], sides, bad)],
+            "n_chosen": 30,
+            "k": 8,
+            "logits_note": "Direct effect." + bad,
+            "corpus_reason": "",
+            "reason": "",
+        },
+    )
     _evidence(path, "rsa", {"representations": {"sae": _geometry(sides, bad)}})
     _evidence(path, "steering", _steering(texts, bad))
     if hostile:
@@ -75,13 +95,33 @@ def _stimuli(texts: list[str], sides: list[str], bad: str) -> pd.DataFrame:
 
 def _confound(measure: str, p: float, bad: str) -> dict[str, Any]:
     verdict = "no difference found" if p > 0.05 else "differs between the sides: a confound to keep in mind"
-    return {"measure": measure + bad, "target": 20.1, "foil": 20.2, "difference": -0.1, "test": "Wilcoxon, pairs",
-            "n": 72, "p": p, "value": None, "verdict": verdict + bad}  # fmt: skip
+    return {
+        "measure": measure + bad,
+        "target": 20.1,
+        "foil": 20.2,
+        "difference": -0.1,
+        "test": "Wilcoxon, pairs",
+        "n": 72,
+        "p": p,
+        "value": None,
+        "verdict": verdict + bad,
+    }
 
 
 def _reliable(kind: str, selector: str | None) -> dict[str, Any]:
-    return {"kind": kind, "representation": "sae", "block": 15, "selector": selector, "k": 8, "reliability": 0.9,
-            "low": 0.8, "high": 0.95, "features_mean": 0.7, "n_items": 72, "reason": ""}  # fmt: skip
+    return {
+        "kind": kind,
+        "representation": "sae",
+        "block": 15,
+        "selector": selector,
+        "k": 8,
+        "reliability": 0.9,
+        "low": 0.8,
+        "high": 0.95,
+        "features_mean": 0.7,
+        "n_items": 72,
+        "reason": "",
+    }
 
 
 def _about(sides: list[str], bad: str) -> dict[str, Any]:
@@ -103,26 +143,63 @@ def _about(sides: list[str], bad: str) -> dict[str, Any]:
 
 def _card(feature: int, texts: list[str], sides: list[str], bad: str) -> dict[str, Any]:
     shown = [
-        {"text": text, "where": "stimuli" if i % 2 else "corpus", "side": sides[0] if i % 2 else None,
-         "grade": None if i % 2 else 2, "value": 3.0 - i / 10, "tokens": [[0, 4, 1.5], [4, 9, -0.5], [9, 12, 3.0]]}
+        {
+            "text": text,
+            "where": "stimuli" if i % 2 else "corpus",
+            "side": sides[0] if i % 2 else None,
+            "grade": None if i % 2 else 2,
+            "value": 3.0 - i / 10,
+            "tokens": [[0, 4, 1.5], [4, 9, -0.5], [9, 12, 3.0]],
+        }
         for i, text in enumerate(texts)
-    ]  # fmt: skip
+    ]
     return {
-        "representation": "sae", "block": 15, "feature": feature, "direction": 1, "chosen_by": ["t", "auroc" + bad],
-        "auroc": 0.9, "d": 1.2, "t": 9.0, "reliability": 0.95, "reliability_reason": "", "reason": "", "share_of_folds": 1.0,
-        "histogram": {"edges": [0.0, 1.0, 2.0, 3.0], "counts": {sides[0]: [1, 2, 5], sides[1]: [3, 1, 0]},
-                      "n": {sides[0]: 10, sides[1]: 10}, "silent": {sides[0]: 2, sides[1]: 6}},
+        "representation": "sae",
+        "block": 15,
+        "feature": feature,
+        "direction": 1,
+        "chosen_by": ["t", "auroc" + bad],
+        "auroc": 0.9,
+        "d": 1.2,
+        "t": 9.0,
+        "reliability": 0.95,
+        "reliability_reason": "",
+        "reason": "",
+        "share_of_folds": 1.0,
+        "histogram": {
+            "edges": [0.0, 1.0, 2.0, 3.0],
+            "counts": {sides[0]: [1, 2, 5], sides[1]: [3, 1, 0]},
+            "n": {sides[0]: 10, sides[1]: 10},
+            "silent": {sides[0]: 2, sides[1]: 6},
+        },
         "texts": shown,
-        "neighbours": [{"feature": 12, "cosine": 0.4}], "neighbours_reason": "" + bad,
+        "neighbours": [{"feature": 12, "cosine": 0.4}],
+        "neighbours_reason": "" + bad,
         "logits": {"promoted": [{"token": " won" + bad, "value": 1.5}], "suppressed": [{"token": "\n", "value": -1.0}]},
-    }  # fmt: skip
+    }
 
 
 def _geometry(sides: list[str], bad: str) -> dict[str, Any]:
-    row = {"model": "category" + bad, "score": 0.2, "low": 0.1, "high": 0.3, "p": 0.01, "p_holm": 0.04, "reason": "",
-           "note": "" + bad}  # fmt: skip
-    return {"sides": [sides[0]] * 3 + [sides[1]] * 3, "rdm": [0.1 * i for i in range(15)], "distance": "correlation",
-            "comparator": "spearman", "n_items": 3, "models": [row], "ceiling": None, "ceiling_reason": "one RDM" + bad}  # fmt: skip
+    row = {
+        "model": "category" + bad,
+        "score": 0.2,
+        "low": 0.1,
+        "high": 0.3,
+        "p": 0.01,
+        "p_holm": 0.04,
+        "reason": "",
+        "note": "" + bad,
+    }
+    return {
+        "sides": [sides[0]] * 3 + [sides[1]] * 3,
+        "rdm": [0.1 * i for i in range(15)],
+        "distance": "correlation",
+        "comparator": "spearman",
+        "n_items": 3,
+        "models": [row],
+        "ceiling": None,
+        "ceiling_reason": "one RDM" + bad,
+    }
 
 
 def _steering(texts: list[str], bad: str) -> dict[str, Any]:
@@ -146,8 +223,10 @@ def _steering(texts: list[str], bad: str) -> dict[str, Any]:
 def _spoil(path: Path, bad: str) -> None:
     """The attack in what the run itself has written: names, explanations, verdicts, the configuration."""
     for name, columns in {
-        "scorecard": ["explanation"], "explanations": ["explanation"], "claims": ["claim", "verdict", "reason"],
-    }.items():  # fmt: skip
+        "scorecard": ["explanation"],
+        "explanations": ["explanation"],
+        "claims": ["claim", "verdict", "reason"],
+    }.items():
         file = path / "tables" / f"{name}.csv"
         table = pd.read_csv(file, keep_default_na=False, na_values=[""])
         for column in columns:

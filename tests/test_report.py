@@ -112,7 +112,9 @@ def test_marks_that_turn_text_around_are_shown_by_name() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.text(max_size=60), st.lists(st.tuples(st.integers(-5, 70), st.integers(-5, 70), st.floats(-9, 9)), max_size=8))
+@given(
+    st.text(max_size=60), st.lists(st.tuples(st.integers(-5, 70), st.integers(-5, 70), st.floats(-9, 9)), max_size=8)
+)
 def test_a_heat_map_shades_a_text_and_changes_nothing_of_it(text, spans) -> None:
     shown = str(heat_map(text, spans, 9.0))
     assert html.unescape(re.sub(r"<[^>]*>", "", shown)) == visible(text)
@@ -121,11 +123,18 @@ def test_a_heat_map_shades_a_text_and_changes_nothing_of_it(text, spans) -> None
 def test_shades_follow_the_activation_and_long_texts_are_folded_whole() -> None:
     shown = str(heat_map("abc", [[0, 1, 9.0], [1, 2, -4.5], [2, 3, 0.0]], 9.0))
     assert 'class="h9" title="9.00">a' in shown and "below" in shown and shown.endswith("</span>c</bdi>")
-    assert str(folded(LONG)).startswith('<details class="fold">') and html.escape(SCRIPT, quote=False)[:8] in folded(LONG)
+    assert str(folded(LONG)).startswith('<details class="fold">') and html.escape(SCRIPT, quote=False)[:8] in folded(
+        LONG
+    )
 
 
 def test_a_histogram_has_a_bar_per_count_and_says_it() -> None:
-    found = {"edges": [0, 1, 2], "counts": {"a": [2, 4], "b": [0, 1]}, "n": {"a": 6, "b": 2}, "silent": {"a": 0, "b": 1}}
+    found = {
+        "edges": [0, 1, 2],
+        "counts": {"a": [2, 4], "b": [0, 1]},
+        "n": {"a": 6, "b": 2},
+        "silent": {"a": 0, "b": 1},
+    }
     shown = str(histogram(found, ["a", "b"]))
     heights = [float(h) for h in re.findall(r'class="target"[^>]* height="([\d.]+)"', shown)]
     assert heights[1] == pytest.approx(2 * heights[0], abs=0.11)
@@ -135,16 +144,42 @@ def test_a_histogram_has_a_bar_per_count_and_says_it() -> None:
 
 def _card(**values) -> RunData:
     row = {
-        "representation": "sae", "selector": "t", "k": 8, "block": 1, "control": False, "auroc": 0.9, "auroc_ci_low": 0.85,
-        "auroc_ci_high": 0.95, "auroc_p": 0.01, "discovery_ap": 0.4, "discovery_low": 0.3, "discovery_high": 0.5,
-        "discovery_chance": 0.1, "target_score": 2.0, "target_low": 1.5, "target_high": 2.5, "target_p": 0.01,
-        "target_p_random": 0.05, "causal_shift": 0.3, "causal_low": 0.1, "causal_high": 0.5, "causal_p_random": 0.01,
+        "representation": "sae",
+        "selector": "t",
+        "k": 8,
+        "block": 1,
+        "control": False,
+        "auroc": 0.9,
+        "auroc_ci_low": 0.85,
+        "auroc_ci_high": 0.95,
+        "auroc_p": 0.01,
+        "discovery_ap": 0.4,
+        "discovery_low": 0.3,
+        "discovery_high": 0.5,
+        "discovery_chance": 0.1,
+        "target_score": 2.0,
+        "target_low": 1.5,
+        "target_high": 2.5,
+        "target_p": 0.01,
+        "target_p_random": 0.05,
+        "causal_shift": 0.3,
+        "causal_low": 0.1,
+        "causal_high": 0.5,
+        "causal_p_random": 0.01,
         "causal_pairs": 20,
-    }  # fmt: skip
+    }
     words = row | {"representation": "bag_of_words", "auroc": 0.5, "control": True}
     words |= {"balanced_accuracy": values.pop("words", 0.5)}
-    claims = pd.DataFrame({"claim": ["a beats b"], "outcome": "decoding", "delta": 0.1, "ci_low": 0.05, "ci_high": 0.15,
-                           "verdict": values.pop("verdict", "supported; a better than t")})  # fmt: skip
+    claims = pd.DataFrame(
+        {
+            "claim": ["a beats b"],
+            "outcome": "decoding",
+            "delta": 0.1,
+            "ci_low": 0.05,
+            "ci_high": 0.15,
+            "verdict": values.pop("verdict", "supported; a better than t"),
+        }
+    )
     tables = {"variants": pd.DataFrame([words]), "claims": claims, "scorecard": pd.DataFrame([row | values])}
     return RunData(Path("run"), {"concept": "x"}, tables=tables)
 
@@ -254,11 +289,18 @@ def _broken(kind: str, path: Path) -> Path:
 @pytest.mark.parametrize(
     ("kind", "told"),
     [
-        ("no folder", "RUN_DIR"), ("no run", "configuration.json"), ("no table", "tables/variants"), ("JSON", "rsa.json"),
-        ("not an object", "configuration.json"), ("other format", "format 99"), ("columns", "claims.csv"),
-        ("empty table", "claims.csv"), ("Parquet", "variants.parquet"), ("figure", "claims.png"),
+        ("no folder", "RUN_DIR"),
+        ("no run", "configuration.json"),
+        ("no table", "tables/variants"),
+        ("JSON", "rsa.json"),
+        ("not an object", "configuration.json"),
+        ("other format", "format 99"),
+        ("columns", "claims.csv"),
+        ("empty table", "claims.csv"),
+        ("Parquet", "variants.parquet"),
+        ("figure", "claims.png"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_run_or_damaged_is_named_and_nothing_is_written(kind, told, tmp_path, capsys) -> None:
     run = _broken(kind, tmp_path)
     assert main([str(run)]) == 2
@@ -279,9 +321,20 @@ def everything(tmp_path) -> Path:
     path = tmp_path / "all" / "abc"
     (path / "tables").mkdir(parents=True)
     (path / "configuration.json").write_text(json.dumps({"runs": runs}))
-    claims = pd.DataFrame({"outcome": "decoding", "claim": ["SAE beats raw"], "delta": [0.1], "ci_low": [0.05],
-                           "ci_high": [0.15], "p": [0.01], "p_holm": [0.01], "verdict": ["supported"],
-                           "n_contrasts": [9], "scope": [""]})  # fmt: skip
+    claims = pd.DataFrame(
+        {
+            "outcome": "decoding",
+            "claim": ["SAE beats raw"],
+            "delta": [0.1],
+            "ci_low": [0.05],
+            "ci_high": [0.15],
+            "p": [0.01],
+            "p_holm": [0.01],
+            "verdict": ["supported"],
+            "n_contrasts": [9],
+            "scope": [""],
+        }
+    )
     claims.to_csv(path / "tables" / "claims_across_contrasts.csv", index=False)
     single = tmp_path / "success" / digest(runs[0]) / "report.html"
     single.parent.mkdir(parents=True)

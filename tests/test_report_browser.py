@@ -20,9 +20,14 @@ CHROMIUM = shutil.which("chromium")
 sync_api = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium (Debian: apt-get install chromium)")
 FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 DESKTOP, PHONE, SMALL = ({"width": width, "height": 900} for width in (1280, 390, 360))
 CONTRAST = Path(__file__).with_name("contrast.js")
 
@@ -39,7 +44,9 @@ def chromium() -> Iterator[Any]:
 def pages(tmp_path_factory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("pages")
     runs = {"whole": make(root / "whole"), "hostile": make(root / "hostile", hostile=True)}
-    return {name: write_report(run) for name, run in runs.items()} | {"reference": write_report(REFERENCE, root / "r.html")}
+    return {name: write_report(run) for name, run in runs.items()} | {
+        "reference": write_report(REFERENCE, root / "r.html")
+    }
 
 
 @pytest.fixture
@@ -94,10 +101,18 @@ def test_hostile_texts_stay_texts_wherever_they_come_in(visit) -> None:
     assert page.evaluate("window.hacked") is None
     assert page.locator("b, img[src='x']").count() == 0 and page.locator("script").count() == 1
     places = {
-        "#answer h1": EVERYWHERE, "#answer .definition": EVERYWHERE, "#stimuli-table tbody": EVERYWHERE,
-        "#confounds-table": EVERYWHERE, "#features .card": EVERYWHERE, "#rsa": EVERYWHERE, "#steering": EVERYWHERE,
-        "#written": EVERYWHERE, "#provenance": EVERYWHERE, "#reproduce": EVERYWHERE, "#claims-decoding": EVERYWHERE,
-    }  # fmt: skip
+        "#answer h1": EVERYWHERE,
+        "#answer .definition": EVERYWHERE,
+        "#stimuli-table tbody": EVERYWHERE,
+        "#confounds-table": EVERYWHERE,
+        "#features .card": EVERYWHERE,
+        "#rsa": EVERYWHERE,
+        "#steering": EVERYWHERE,
+        "#written": EVERYWHERE,
+        "#provenance": EVERYWHERE,
+        "#reproduce": EVERYWHERE,
+        "#claims-decoding": EVERYWHERE,
+    }
     for place, text in places.items():
         assert text in page.locator(place).first.text_content(), place
     for text, place in itertools.product(HOSTILE, ("#stimuli-table", "#features", "#steering")):

@@ -14,6 +14,7 @@ from neurosae.errors import UserError
 
 FORMAT = 1
 """Format of the evidence that this version reads."""
+ACROSS = "claims_across_contrasts"
 TABLES = {
     "variants": ("representation", "selector", "k", "ensemble", "block", "pooling", "auroc", "control"),
     "claims": ("claim", "delta", "ci_low", "ci_high", "verdict"),
@@ -25,7 +26,7 @@ TABLES = {
     "reliability": ("representation",),
     "explanations": ("representation", "selector", "k"),
     "steering": ("representation", "selector", "k"),
-    "claims_across_contrasts": ("claim", "delta", "verdict"),
+    ACROSS: ("claim", "delta", "verdict"),
 }
 """Tables the report shows, and the columns without which they cannot be read."""
 EVIDENCE = ("about", "rsa", "features", "steering")
@@ -72,6 +73,12 @@ class RunData:
         """Name of the language model."""
         return str(self.configuration.get("source", {}).get("model", "the model"))
 
+    @property
+    def absent(self) -> list[str]:
+        """What a single run may keep and this folder does not hold."""
+        kept = [f"tables/{name}" for name in TABLES if name != ACROSS] + [f"evidence/{name}" for name in EVIDENCE]
+        return [] if ACROSS in self.tables else [name for name in kept if self.missing(name)]
+
     def missing(self, kept: str) -> str:
         """Why a file such as ``tables/claims`` or ``evidence/rsa`` is not here; empty where it is."""
         folder, _, name = kept.partition("/")
@@ -101,8 +108,8 @@ def load_run(path: Path) -> RunData:
     if not (path / "configuration.json").is_file():
         raise _no_run(path, "it has no configuration.json")
     tables = {name: table for name in TABLES if (table := _table(path, name)) is not None}
-    if not {"variants", "claims_across_contrasts"} & set(tables):
-        raise _no_run(path, "it has neither tables/variants nor tables/claims_across_contrasts")
+    if not {"variants", ACROSS} & set(tables):
+        raise _no_run(path, f"it has neither tables/variants nor tables/{ACROSS}")
     evidence = {name: found for name in EVIDENCE if (found := _evidence(path, name)) is not None}
     return RunData(
         path=path,

@@ -18,7 +18,7 @@ from neurosae.files import atomic_path, digest
 from neurosae.report import cards, methods, pictures, tables
 from neurosae.report.answers import answers, best_variant, question
 from neurosae.report.drawings import block_profile
-from neurosae.report.loading import RunData, load_run
+from neurosae.report.loading import ACROSS, RunData, load_run
 from neurosae.report.texts import folded
 from neurosae.report.wording import duration, names, number
 from neurosae.scorecard import OUTCOMES
@@ -61,8 +61,12 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
     UserError
         No run, a damaged file, or a place that cannot be written to.
     """
-    run, place = load_run(run_dir), out or run_dir / PAGE
-    html = render(run)
+    return write_page(load_run(run_dir), out)
+
+
+def write_page(run: RunData, out: Path | None = None) -> Path:
+    """Write the page of a run that has been read, as `write_report` does."""
+    place, html = out or run.path / PAGE, render(run)
     if place.is_dir():
         raise UserError(f"{place} is a folder", where="--out", allowed="a file")
     try:
@@ -84,7 +88,7 @@ def render(run: RunData) -> str:
     )
     environment.filters |= {"folded": folded, "number": number, "duration": duration, "names": names}
     style, script = _asset("style.css"), _asset("report.js")
-    across = "claims_across_contrasts" in run.tables
+    across = ACROSS in run.tables
     content = _across(run) if across else _single(run)
     return environment.get_template("across.html" if across else "run.html").render(
         style=Markup(style), script=Markup(script), policy=_policy(style, script), run=run, **content
@@ -249,7 +253,7 @@ def _pair(sae: dict[str, Any]) -> str | None:
 
 def _across(run: RunData) -> dict[str, Any]:
     """The page of ``--concept all``: claims over contrasts, and links to the single reports."""
-    table = run.table("claims_across_contrasts")
+    table = run.table(ACROSS)
     outcomes = table["outcome"] if "outcome" in table else pd.Series("decoding", index=table.index)
     views = [
         (
