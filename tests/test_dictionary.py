@@ -23,7 +23,7 @@ from scipy.stats import hypergeom
 from sklearn.metrics import roc_auc_score, silhouette_score
 
 from experiments import describe_sae
-from experiments.options import add_config, command, read
+from experiments.options import command, read
 from neurosae import plots
 from neurosae.dictionary import members
 from neurosae.dictionary.census import census, telling_words, without
@@ -483,7 +483,6 @@ def test_figures_show_what_the_tables_say(rng: np.random.Generator) -> None:
 def test_a_configuration_nested_without_end_is_told(tmp_path: Path) -> None:
     (tmp_path / "deep.yaml").write_text("k: " + "[" * 2000)
     p = command("describe_sae", None)
-    add_config(p)
     with pytest.raises(UserError, match=r"deep\.yaml: The configuration cannot be read"):
         read(p, ["--config", str(tmp_path / "deep.yaml")])
 
