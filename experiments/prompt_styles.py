@@ -227,7 +227,7 @@ def _answers(
     )
     columns = ["topic", "active", "prompt_tokens", "answer_tokens", "quality"]
     rated = measured.dropna(subset=["quality"])
-    tables["answers"] = measured.sort_values(["topic", "style"], kind="stable").reset_index(drop=True)
+    tables["answers"] = measured
     tables["relations"] = prompt_styles.relations(rated[columns], n=options.bootstrap, seed=options.seed)
     complete = rated.groupby("topic").filter(lambda group: len(group) == len(crossing.styles))
     if complete["topic"].nunique() >= MIN_GROUPS:
@@ -316,7 +316,8 @@ def _draw(options: argparse.Namespace, pools: Mapping[str, Pool], tables: Mappin
         plots.save(shown.figure, folder / f"firing_{name}")
     plots.save(figure, folder / "separators")
     if "answers" in tables:
-        labels = (MEASURES["active"], "quality of the answer")
+        scale = "log p per token, nats" if options.judge == LIKELIHOOD else "grade, 0 to 3"
+        labels = (MEASURES["active"], f"quality of the answer ({scale})")
         ax = plots.style_relation(tables["answers"], "active", "quality", labels)
         plots.save(ax.figure, folder / "quality")
     if options.umap:

@@ -74,9 +74,10 @@ def style_differences(table: pd.DataFrame, measure: str, label: str, against: st
     rows = table[table["measure"] == measure]
     flipped = rows[rows["style"] == against].rename(columns={"style": "against", "against": "style"})
     flipped = flipped.assign(difference=-flipped["difference"], low=-flipped["high"], high=-flipped["low"])
-    rows = pd.concat([rows[rows["against"] == against], flipped]).reset_index(drop=True)[::-1]
-    ax = ax or plt.subplots(figsize=(5.2, 0.4 * len(rows) + 1.2))[1]
+    rows = pd.concat([rows[rows["against"] == against], flipped]).reset_index(drop=True)
     colours = style_colours([against, *rows["style"]])
+    rows = rows[::-1]  # the first on top
+    ax = ax or plt.subplots(figsize=(5.2, 0.4 * len(rows) + 1.2))[1]
     for y, (_, row) in enumerate(rows.iterrows()):
         colour = colours[row["style"]]
         ax.plot([row["low"], row["high"]], [y, y], color=colour, lw=2)
@@ -134,15 +135,13 @@ def style_separators(table: pd.DataFrame, pool: str, ax: Axes | None = None) -> 
     p = table.pivot(index="fires_in", columns="silent_in", values="p_fwe").loc[styles, styles]
     ax = ax or plt.subplots(figsize=(5.6, 4.4))[1]
     shown = np.ma.masked_invalid(survived.to_numpy(dtype=float))
-    image = ax.imshow(
-        np.ma.log10(shown + 1), cmap="cividis", vmin=0, vmax=max(1.0, float(np.ma.log10(shown + 1).max()))
-    )
+    image = ax.imshow(np.ma.log10(shown + 1), cmap="Blues", vmin=0, vmax=max(1.0, float(np.ma.log10(shown + 1).max())))
     middle = image.norm.vmax / 2
     for i, j in np.ndindex(*shown.shape):
         if i == j:
             continue
         mark = "*" if p.iloc[i, j] < 0.05 else ""
-        colour = "black" if np.log10(shown[i, j] + 1) > middle else "white"
+        colour = "white" if np.log10(shown[i, j] + 1) > middle else "black"
         text = f"{survived.iloc[i, j]:.0f}{mark}\nof {found.iloc[i, j]:.1f}"
         ax.text(j, i, text, ha="center", va="center", fontsize=8, color=colour)
     ax.set_xticks(range(len(styles)), [f"silent in\n{name}" for name in styles], fontsize=8)
