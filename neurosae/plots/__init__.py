@@ -25,6 +25,8 @@ from neurosae.plots.sae import firing_density, l0_histogram
 from neurosae.plots.scorecard import by_method, retrieval, target_score
 from neurosae.plots.steering import dose_response
 from neurosae.plots.style import LABELS, PALETTE, save, selector_label
+from neurosae.plots.styles import style_differences, style_firing, style_means, style_relation, style_separators
+from neurosae.plots.sweep import contrast_profile, decoding_profile, layer_sweep, position_map, rsa_profile
 
 __all__ = [
     "LABELS",
@@ -34,15 +36,20 @@ __all__ = [
     "claims",
     "completeness_by_frequency",
     "contrast_map",
+    "contrast_profile",
+    "decoding_profile",
     "dose_response",
     "firing_density",
     "firing_rates",
     "l0_histogram",
+    "layer_sweep",
     "method_comparison",
     "model_comparison",
     "point_map",
+    "position_map",
     "rdm_heatmap",
     "retrieval",
+    "rsa_profile",
     "save",
     "scaling_curve",
     "score_against_k",
@@ -52,6 +59,11 @@ __all__ = [
     "specification_curve",
     "stimulus_activation",
     "stimulus_mds",
+    "style_differences",
+    "style_firing",
+    "style_means",
+    "style_relation",
+    "style_separators",
     "target_score",
     "transfer_map",
     "volcano",
