@@ -17,15 +17,18 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 
 from experiments import calibrate_judge
 from experiments import options as shared
 from neurosae import plots, prompt_styles, stimuli
+from neurosae.autointerp.anthropic_judge import AnthropicJudge
 from neurosae.autointerp.judges import JUDGES, GradeRequest, Judge, load_judge
 from neurosae.console import Parser, Summary
 from neurosae.dictionary.maps import umap_positions
@@ -52,6 +55,9 @@ PER_POOL: Mapping[str, str] = {
 }
 
 
+_LISTED = 100  # latents of a difference at least
+
+
 def parser() -> Parser:
     """Command-line options; every long name is also a key of --config."""
     p = shared.command("prompt_styles", __doc__)
@@ -67,7 +73,7 @@ def parser() -> Parser:
         nargs=2,
         action="append",
         metavar=("STYLE", "AGAINST"),
-        help="write the latents in which two styles differ as JSON; may be repeated (default: expert novice)",
+        help="write how two styles differ as JSON; may be repeated (default: the set's target and each other style)",
     )
     what.add_argument("--umap", action="store_true", help="draw maps too (needs the extra 'maps')")
     answers = p.add_argument_group("answers")
@@ -92,7 +98,8 @@ def run(options: argparse.Namespace) -> Summary:
             raise UserError(f"{value} is too small", where=flag, allowed=f"integers from {least}")
     chosen = stimuli.load(options.set)
     crossing = prompt_styles.cross(chosen, options.topics)
-    wanted = options.difference or [["expert", "novice"]]
+    target = chosen.target
+    wanted = options.difference or [[target, style] for style in crossing.styles if style != target]
     _check_styles(options, crossing, wanted)
     judge = _judge(options)
     if options.dry_run:
@@ -117,7 +124,9 @@ def run(options: argparse.Namespace) -> Summary:
     ]
     if options.answers:
         judged = _answers(options, language_model, chosen, pools, judge, tables)
-        said.append(findings.of_answers(tables["relations"], judged.verdict))
+        said.append(
+            findings.of_answers(tables["relations"], judged.verdict) if "relations" in tables else judged.verdict
+        )
     _print(tables)
     _write(options, tables)
     _draw(options, pools, tables)
@@ -163,7 +172,8 @@ def _judge(options: argparse.Namespace) -> Judge | None:
         raise unknown_name("judge", options.judge, (LIKELIHOOD, *JUDGES), where="--judge")
     if options.judge == LIKELIHOOD or not options.answers:
         return None
-    return load_judge(options.judge, calibrate_judge.judge_settings(options))
+    about = calibrate_judge.judge_settings(options)
+    return load_judge(options.judge, replace(about, device=options.device, dtype=options.dtype))
 
 
 def _priced(options: argparse.Namespace, crossing: Crossing, judge: Judge | None) -> Summary:
@@ -228,7 +238,8 @@ def _answers(
     columns = ["topic", "active", "prompt_tokens", "answer_tokens", "quality"]
     rated = measured.dropna(subset=["quality"])
     tables["answers"] = measured
-    tables["relations"] = prompt_styles.relations(rated[columns], n=options.bootstrap, seed=options.seed)
+    if rated["topic"].nunique() >= MIN_GROUPS:
+        tables["relations"] = prompt_styles.relations(rated[columns], n=options.bootstrap, seed=options.seed)
     complete = rated.groupby("topic").filter(lambda group: len(group) == len(crossing.styles))
     if complete["topic"].nunique() >= MIN_GROUPS:
         values = {
@@ -238,6 +249,8 @@ def _answers(
         draws = {"n": options.bootstrap, "seed": options.seed}
         tables["answer_means"] = prompt_styles.style_means(values, crossing.styles, **draws)
         tables["answer_comparisons"] = prompt_styles.compare_styles(values, crossing.styles, **draws)
+    if isinstance(judge, AnthropicJudge):
+        print(judge.spending)
     about = {name: getattr(judged, name) for name in ("auc", "low", "high", "n_unanswered", "verdict")}
     write_json(options.out / "judge.json", {"judge": name, **about})
     return judged
@@ -247,23 +260,23 @@ def _opening(
     options: argparse.Namespace, language_model: LanguageModel, crossing: Crossing, tables: Mapping[str, pd.DataFrame]
 ) -> str:
     n_styles, n_wordings, n_topics = crossing.shape
-    unique = tables["unique"].set_index(["pool", "style"])
+    unique = tables["unique"].set_index(["style", "pool"])[["unique", "in_every_wording"]].astype(int)
     told = [style for style in crossing.styles if style not in (options.baseline, *options.controls)]
-    counts = "; ".join(
-        f"{style} {unique.loc[('prompt', style), 'unique']} in the whole prompt, "
-        f"{unique.loc[('question', style), 'unique']} in the question, "
-        f"{unique.loc[('prompt', style), 'in_every_wording']} and "
-        f"{unique.loc[('question', style), 'in_every_wording']} of them in every wording"
-        for style in told
-    )
+    counts = []
+    for style in told:
+        of_pools = [
+            f"{of['unique']} in the {pool} ({of['in_every_wording']} in every wording)"
+            for pool, of in unique.loc[style].iterrows()
+        ]
+        counts.append(f"{style} {', '.join(of_pools)}")
     return (
         f"{len(crossing.table):,} prompts ({n_styles} styles x {n_wordings} wordings x {n_topics} topics) through "
-        f"{language_model.name} and {options.sae}. Latents that fire in one style only: {counts}."
+        f"{language_model.name} and {options.sae}. Latents that fire in one style only: {'; '.join(counts)}."
     )
 
 
 def _write_difference(options: argparse.Namespace, differences: pd.DataFrame, style: str, against: str) -> None:
-    """Every tested latent of two styles as JSON, the strongest first, in both pools."""
+    """The significant latents of two styles, and at least the strongest, as JSON, in both pools."""
     pools: dict[str, Any] = {}
     for pool, rows in differences.groupby("pool", sort=False):
         here = rows[(rows["style"] == style) & (rows["against"] == against)]
@@ -274,8 +287,9 @@ def _write_difference(options: argparse.Namespace, differences: pd.DataFrame, st
         columns = ["latent", "effect", "t", "d", "p", "p_fwe", "rate", "rate_against", "wordings_apart"]
         pools[str(pool)] = {
             "tokens": POOLS[str(pool)],
-            "n_significant": int((here["p_fwe"] < findings.ALPHA).sum()),
-            "latents": here[columns].to_dict("records"),
+            "n_tested": len(here),
+            "n_significant": (n_significant := int((here["p_fwe"] < findings.ALPHA).sum())),
+            "latents": here[columns].head(max(n_significant, _LISTED)).to_dict("records"),
         }
     write_json(
         options.out / f"difference_{style}_{against}.json",
@@ -327,14 +341,12 @@ def _draw(options: argparse.Namespace, pools: Mapping[str, Pool], tables: Mappin
 def _draw_maps(options: argparse.Namespace, pools: Mapping[str, Pool], measured: pd.DataFrame) -> None:
     """Prompts in the plane; what is said about separation was measured before, in new wordings."""
     figure, axes = plt.subplots(len(pools), 2, figsize=(10, 5.6 * len(pools)), layout="constrained")
-    new = measured[measured["new"] == "wording"].set_index(["pool", "space"])
+    told = {(row["pool"], row["space"]): of_row(row) for _, row in measured[measured["new"] == "wording"].iterrows()}
     for row, (name, pool) in zip(axes, pools.items(), strict=True):
-        labels = [pool.crossing.styles[c] for c in pool.crossing.style_S]
+        labels = np.array(pool.crossing.styles)[pool.crossing.style_S]
         for ax, (space, distance) in zip(row, style_distances(pool).items(), strict=True):
             title = f"{space}, tokens of the {name}"
-            plots.point_map(
-                umap_positions(distance, seed=options.seed), labels, title, of_row(new.loc[(name, space)]), ax
-            )
+            plots.point_map(umap_positions(distance, seed=options.seed), labels, title, told[name, space], ax)
     plots.save(figure, options.out / "figures" / "maps")
 
 

@@ -130,19 +130,17 @@ def style_separators(table: pd.DataFrame, pool: str, ax: Axes | None = None) -> 
     ax : Axes, optional
     """
     styles = list(dict.fromkeys(table["fires_in"]))
-    survived = table.pivot(index="fires_in", columns="silent_in", values="survived").loc[styles, styles]
-    found = table.pivot(index="fires_in", columns="silent_in", values="found").loc[styles, styles]
-    p = table.pivot(index="fires_in", columns="silent_in", values="p_fwe").loc[styles, styles]
+    survived, found, p = (
+        table.pivot(index="fires_in", columns="silent_in", values=name).loc[styles, styles].to_numpy(dtype=float)
+        for name in ("survived", "found", "p_fwe")
+    )
     ax = ax or plt.subplots(figsize=(5.6, 4.4))[1]
-    shown = np.ma.masked_invalid(survived.to_numpy(dtype=float))
-    image = ax.imshow(np.ma.log10(shown + 1), cmap="Blues", vmin=0, vmax=max(1.0, float(np.ma.log10(shown + 1).max())))
-    middle = image.norm.vmax / 2
-    for i, j in np.ndindex(*shown.shape):
-        if i == j:
-            continue
-        mark = "*" if p.iloc[i, j] < 0.05 else ""
-        colour = "white" if np.log10(shown[i, j] + 1) > middle else "black"
-        text = f"{survived.iloc[i, j]:.0f}{mark}\nof {found.iloc[i, j]:.1f}"
+    shade = np.log10(survived + 1)
+    darkest = max(1.0, float(np.nanmax(shade)))
+    ax.imshow(np.ma.masked_invalid(shade), cmap="Blues", vmin=0, vmax=darkest)
+    for i, j in np.argwhere(np.isfinite(survived)):
+        text = f"{survived[i, j]:.0f}{'*' if p[i, j] < 0.05 else ''}\nof {found[i, j]:.1f}"
+        colour = "white" if shade[i, j] > darkest / 2 else "black"
         ax.text(j, i, text, ha="center", va="center", fontsize=8, color=colour)
     ax.set_xticks(range(len(styles)), [f"silent in\n{name}" for name in styles], fontsize=8)
     ax.set_yticks(range(len(styles)), [f"fires in {name}" for name in styles], fontsize=8)
@@ -151,9 +149,7 @@ def style_separators(table: pd.DataFrame, pool: str, ax: Axes | None = None) -> 
     return ax
 
 
-def style_relation(
-    answers: pd.DataFrame, x: str, y: str, labels: tuple[str, str], title: str = "", ax: Axes | None = None
-) -> Axes:
+def style_relation(answers: pd.DataFrame, x: str, y: str, labels: tuple[str, str], ax: Axes | None = None) -> Axes:
     """Answers as dots, two measures against each other within topics, by style.
 
     Parameters
@@ -163,7 +159,6 @@ def style_relation(
     x, y : str
     labels : tuple of str
         Of the axes.
-    title : str, optional
     ax : Axes, optional
     """
     rows = answers.dropna(subset=[x, y])
@@ -176,7 +171,7 @@ def style_relation(
         ax.plot(within.loc[here, x], within.loc[here, y], marker, color=colour, alpha=0.8, ms=5, label=style)
     ax.set_xlabel(f"{labels[0]}, less the topic's mean")
     ax.set_ylabel(f"{labels[1]}, less the topic's mean")
-    ax.set_title(f"{title}n = {len(rows)} answers to {rows['topic'].nunique()} topics", loc="left", fontsize=9)
+    ax.set_title(f"n = {len(rows)} answers to {rows['topic'].nunique()} topics", loc="left", fontsize=9)
     ax.legend(frameon=False, fontsize=8, ncols=2)
     sns.despine(ax=ax)
     return ax

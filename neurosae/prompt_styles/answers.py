@@ -228,7 +228,7 @@ def relations(table: pd.DataFrame, *, n: int = 2000, seed: int = 0) -> pd.DataFr
     >>> bool(found["r"] > 0.6), bool(found["low"] < 0 < found["high"])
     (True, True)
     """
-    names = [name for name in table if name != "topic"]
+    names = [str(name) for name in table if name != "topic"]
     topic_S = pd.factorize(table["topic"])[0]
     values = table[names].to_numpy(dtype=np.float64)
     values_SK = values - pd.DataFrame(values).groupby(topic_S).transform("mean").to_numpy()

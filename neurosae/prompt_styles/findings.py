@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -91,11 +92,11 @@ def of_answers(relations: pd.DataFrame, verdict: str) -> str:
     )
 
 
-def _difference(rows: pd.DataFrame, style: str, against: str) -> dict[str, float]:
+def _difference(rows: pd.DataFrame, style: str, against: str) -> dict[str, Any]:
     """One row of a table of pairs, whichever way round it stands there."""
     here = rows[(rows["style"] == style) & (rows["against"] == against)]
     if len(here):
-        return here.iloc[0].to_dict()
+        return dict(here[["difference", "low", "high", "p_fwe"]].iloc[0])
     there = rows[(rows["style"] == against) & (rows["against"] == style)].iloc[0]
     return {"difference": -there["difference"], "low": -there["high"], "high": -there["low"], "p_fwe": there["p_fwe"]}
 

@@ -194,7 +194,7 @@ def firing_table(
     for c, style in enumerate(crossing.styles):
         table[style] = shares_CK[c]
     purity = [_purity(shown_CIK[:, :, k], own[k], n, seed) for k in range(len(rows))]
-    return table.assign(**pd.DataFrame(purity).to_dict("list"), n_topics=shown_CIK.shape[1])
+    return pd.concat([table, pd.DataFrame(purity)], axis=1).assign(n_topics=shown_CIK.shape[1])
 
 
 def _rates(maximum_SF: sp.csr_array, crossing: Crossing, use_S: NDArray[np.bool_]) -> Array:
