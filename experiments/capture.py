@@ -27,51 +27,50 @@ there. Several sites give one folder each below --out. In Python, a batch, and e
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.options import add_model, command, end, load_model
+from experiments import options as shared
+from neurosae.console import Parser, Summary
 from neurosae.corpora import read_texts
 from neurosae.errors import UserError
 from neurosae.sae.activations import ContextPlan, capture_request, capture_sites, folder_requests
 from neurosae.sae.shards import RECORD, captured_tokens, check_request, export_npy
 from neurosae.sites import Site
 
-log = logging.getLogger("capture")
 
-
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Command-line options."""
     plan = ContextPlan()
-    p = command("capture", __doc__)
-    p.add_argument(
+    p = shared.command("capture", __doc__, "Every finished shard is on disk.")
+    what = p.add_argument_group("what")
+    what.add_argument(
         "--corpus",
         required=True,
         help=".parquet, .jsonl, .jsonl.zst, .jsonl.gz or .txt, a folder of these, or hf:NAME[:CONFIG][#SPLIT]",
     )
-    p.add_argument("--site", required=True, nargs="+", help="blocks or hook names: 15, 15.mlp_out")
-    p.add_argument("--out", type=Path, required=True, help="folder for the shards")
-    p.add_argument("--tokens", type=int, default=1_000_000, help="clean tokens to capture (default: %(default)s)")
-    add_model(p)
-    p.set_defaults(dtype="bfloat16")  # as the shards
-    p.add_argument("--context", type=int, default=plan.context, help="longest context in tokens (default: %(default)s)")
-    p.add_argument(
+    what.add_argument("--site", required=True, nargs="+", help="blocks or hook names: 15, 15.mlp_out")
+    what.add_argument("--tokens", type=int, default=1_000_000, help="clean tokens to capture")
+    shared.add_model(p, dtype="bfloat16")  # as the shards
+    how = p.add_argument_group("how")
+    how.add_argument("--context", type=int, default=plan.context, help="longest context in tokens")
+    how.add_argument(
         "--sentences-every",
         type=int,
         default=plan.sentences_every,
-        help="every n-th text is read as single sentences; 0: none (default: %(default)s)",
+        help="every n-th text is read as single sentences; 0: none",
     )
-    p.add_argument(
-        "--batch-tokens", type=int, default=2048, help="tokens per pass; more for a GPU (default: %(default)s)"
+    how.add_argument("--batch-tokens", type=int, default=2048, help="tokens per pass: bounds memory; more for a GPU")
+    how.add_argument("--shard-tokens", type=int, default=200_000, help="tokens per shard: bounds memory")
+    p.output.add_argument("--out", type=Path, required=True, help="folder for the shards")
+    p.output.add_argument(
+        "--npy", choices=["float16", "float32"], help="write the finished shards as activations.npy, too (default: no)"
     )
-    p.add_argument("--shard-tokens", type=int, default=200_000, help="tokens per shard (default: %(default)s)")
-    p.add_argument("--npy", choices=["float16", "float32"], help="write the finished shards as activations.npy, too")
     return p
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> Summary:
     """Capture what is missing, then export."""
     sites = list(dict.fromkeys(Site.parse(name) for name in options.site))
     folders = {site: options.out / str(site) if len(sites) > 1 else options.out for site in sites}
@@ -84,7 +83,7 @@ def run(options: argparse.Namespace) -> None:
             raise UserError(f"{folder} holds shards without a {RECORD}", where="--out", allowed="a new folder")
         check_request(folder / RECORD, about)
     if not all(0 < options.tokens <= captured_tokens(folder) for folder in folders.values()):
-        language_model = load_model(options)
+        language_model = shared.load_model(options)
         capture_sites(
             language_model,
             read_texts(options.corpus),
@@ -95,16 +94,20 @@ def run(options: argparse.Namespace) -> None:
             tokens_per_batch=options.batch_tokens,
             request=request,
         )
-    for site, folder in folders.items():
-        log.info("%s: %s tokens in %s", site, f"{captured_tokens(folder):,}", folder)
-        if options.npy:
-            log.info("%s", export_npy(folder, options.npy))
+    exported = [export_npy(folder, options.npy) for folder in folders.values() if options.npy]
+    tokens = {str(site): captured_tokens(folder) for site, folder in folders.items()}
+    return Summary(
+        [f"{site}: activations of {n:,} clean tokens, in {folders[Site.parse(site)]}." for site, n in tokens.items()],
+        {"tokens": tokens, "model": options.model, "npy": exported},
+        options.out,
+        {RECORD: "what the shards are of", "activations.npy": "all activations"},
+        [f"python -m experiments.train_sae --shards {folder} --out my-sae" for folder in list(folders.values())[:1]],
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; exit code 2 on bad input."""
-    options = parser().parse_args(arguments)
-    return end(lambda: run(options))
+    """Entry point; exit codes as `neurosae.console` says."""
+    return shared.main(parser(), run, arguments)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 Measures the SAE as declared, then tries the blocks before and after, other streams, scaled inputs, the decoder's bias
 read the other way, and, where encoder and decoder look unrelated, repairs of the weights. Exit code 0: the declared
-reading fits; 1: another one does, or none; 2: bad input.
+reading fits; 3: another one does, or none.
 
 Examples
 --------
@@ -20,6 +20,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from experiments import options as shared
+from neurosae.console import DONE, NO, Parser, Summary
 from neurosae.errors import UserError
 from neurosae.sae import loading
 from neurosae.sae.evaluation import Evaluation, evaluate
@@ -36,25 +37,24 @@ _HEADER = {
 }
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Command-line options."""
     p = shared.command("check_sae", __doc__)
-    p.add_argument(
+    what = p.add_argument_group("what")
+    what.add_argument(
         "sae",
         nargs="?",
         default=loading.DEFAULT,
-        help="a bundled name, a file or folder, a hub name; @SITE behind it overrules its hook (default: %(default)s)",
+        help="a bundled name, a file or folder, a hub name; @SITE behind it overrules its hook",
     )
+    shared.add_texts(what, default=200)
+    what.add_argument("--tokens", type=int, default=4000, help="clean tokens to compare readings on: bounds memory")
     shared.add_model(p, default=None)
-    shared.add_texts(p, default=200)
-    p.add_argument(
-        "--tokens", type=int, default=4000, help="clean tokens to compare readings on: bounds memory (%(default)s)"
-    )
     return p
 
 
-def run(options: argparse.Namespace) -> SelfCheck:
-    """Measure, compare, print; returns the verdict."""
+def run(options: argparse.Namespace) -> Summary:
+    """Measure, compare, print; the verdict is the code."""
     if options.context < 2:
         raise UserError(f"A context of {options.context}", where="--context", allowed="2 tokens or more")
     if options.tokens < 1:
@@ -68,8 +68,22 @@ def run(options: argparse.Namespace) -> SelfCheck:
     print(f"\nThe declared reading, and the best one of every site, on {check.n_tokens:,} clean tokens:\n")
     print(readings(check))
     print(f"\nMedian cosine of encoder columns and decoder rows: {check.decoder.cosine:.3f} (chance: 0)")
-    print(f"\n{check.sentence}")
-    return check
+    return Summary(
+        [
+            check.sentence,
+            f"As declared it leaves {figures.fvu_clean:.1%} of the variance unexplained with {figures.l0:.0f} active "
+            f"latents per token ({figures.n_tokens:,} clean tokens of {figures.n_texts:,} texts).",
+        ],
+        {
+            "fits": check.fits,
+            "sentence": check.sentence,
+            "figures": figures.as_dict(),
+            "readings": check.table.to_dict("records"),
+            "decoder_cosine": check.decoder.cosine,
+        },
+        then=[f"python -m experiments.evaluate_sae {options.sae}"] if check.fits else (),
+        code=DONE if check.fits else NO,
+    )
 
 
 def measured(figures: Evaluation) -> str:
@@ -104,11 +118,8 @@ def readings(check: SelfCheck) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; exit code 0 if the declared reading fits, 1 if not, 2 on bad input."""
-    options = parser().parse_args(arguments)
-    checks: list[SelfCheck] = []
-    failed = shared.end(lambda: checks.append(run(options)))
-    return failed or int(not checks[0].fits)
+    """Entry point; exit codes as `neurosae.console` says, 3 if the declared reading does not fit."""
+    return shared.main(parser(), run, arguments)
 
 
 if __name__ == "__main__":

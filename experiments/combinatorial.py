@@ -5,7 +5,8 @@ held-out ones; chance comes from permuted labels. Finished variants are on disk 
 interrupted run and ends with the same tables.
 
 Later stages ask more of the variants: `discover`, which graded sentences drive them; `explain`, what these have in
-common; `steer`, whether the features push the endings of held-out pairs. The scorecard puts it all side by side.
+common; `steer`, whether the features push the endings of held-out pairs. The scorecard puts it all side by side, and
+`evidence` keeps what a report shows: stimuli, maps over blocks, RDMs, cards of features, steered texts.
 
 Examples
 --------
@@ -19,7 +20,6 @@ python -m experiments.combinatorial --concept valence --contrast factuality --dr
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,87 +27,77 @@ from typing import Any
 
 import pandas as pd
 
-from experiments import reporting, stages
+from experiments import options as options_of
+from experiments import reporting, run_summary, stages
 from experiments.comparison_run import ContrastRun, Settings
-from experiments.options import add_config, read, source
 from experiments.stage_work import GOLD, STAGES, StageSettings
 from neurosae import models
 from neurosae.autointerp.judges import JUDGES, JudgeSettings, load_judge
 from neurosae.comparison import across_contrasts
+from neurosae.console import Parser, Summary
+from neurosae.ensembles import ENSEMBLES
 from neurosae.errors import UserError
+from neurosae.responses import POOLINGS
 from neurosae.runs import RunFolder
 from neurosae.sae import loading
 from neurosae.scorecard import OUTCOMES
+from neurosae.selection import SELECTORS
 from neurosae.sites import Site
-from neurosae.stimuli import available, load
-from neurosae.variants import DEFAULT_SELECTORS, Grid
-
-log = logging.getLogger("neurosae")
+from neurosae.stimuli import concepts, load
+from neurosae.variants import DEFAULT_SELECTORS, REPRESENTATIONS, Grid
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Command-line options; every long name is also a key of --config."""
-    p = argparse.ArgumentParser(
-        prog="python -m experiments.combinatorial",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    p = options_of.command("combinatorial", __doc__, "Every finished variant is on disk.")
     what = p.add_argument_group("what")
-    what.add_argument(
-        "--concept", default="success", help="a name in stimuli/, a YAML file, or 'all' (default: success)"
-    )
+    what.add_argument("--concept", default="success", help="a name in stimuli/, a YAML file, or 'all'")
     what.add_argument(
         "--contrast", help="a contrast of the file, or 'all' (default: the first; all with --concept all)"
     )
-    what.add_argument("--model", default=models.DEFAULT, help="default: %(default)s; a Hugging Face name; a folder")
-    what.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    what.add_argument("--device-map", help="spread a large model over devices: auto, balanced (needs accelerate)")
-    what.add_argument("--dtype", default="float32", choices=list(models.DTYPES))
     what.add_argument(
-        "--sae",
-        default=loading.DEFAULT,
-        help="a bundled name, a file or folder in any known format, or a name on the hub (default: %(default)s)",
+        "--sae", default=loading.DEFAULT, help="a bundled name, a file or folder in any known format, a name on the hub"
     )
-    what.add_argument(
-        "--stages", nargs="+", default=list(STAGES), help="of select, discover, explain, steer (default: all of them)"
-    )
+    what.add_argument("--stages", nargs="+", default=list(STAGES), help="any of these")
+    options_of.add_model(p)
     judge = p.add_argument_group("judge of the stage 'explain'")
-    judge.add_argument("--judge", default=GOLD, choices=[GOLD, *JUDGES], help="default: the grades of the sentences")
-    judge.add_argument("--judge-model", help="default: the judge's own")
-    judge.add_argument("--base-url", help="Messages API of the Anthropic judge")
-    judge.add_argument("--budget", type=float, help="US dollars that the Anthropic judge may spend")
+    judge.add_argument("--judge", default=GOLD, choices=[GOLD, *JUDGES], help="gold: the grades of the sentences")
+    judge.add_argument("--judge-model", help="model of the judge (default: the judge's own)")
+    judge.add_argument("--base-url", help="Messages API of the Anthropic judge (default: ANTHROPIC_BASE_URL)")
+    judge.add_argument("--budget", type=float, help="US dollars that the Anthropic judge may spend (default: no limit)")
     judge.add_argument(
-        "--price", type=float, nargs=2, metavar=("INPUT", "OUTPUT"), help="US dollars per million tokens"
+        "--price",
+        type=float,
+        nargs=2,
+        metavar=("INPUT", "OUTPUT"),
+        help="US dollars per million tokens (default: the known one)",
     )
     grid = p.add_argument_group("grid")
     grid.add_argument(
         "--block", "--blocks", type=int, nargs="+", help="blocks whose neurons are read (default: the SAE's)"
     )
-    grid.add_argument("--pooling", nargs="+", default=["mean"])
-    grid.add_argument("--representation", nargs="+", default=["raw", "sae"])
-    grid.add_argument("--selector", nargs="+", default=list(DEFAULT_SELECTORS))
-    grid.add_argument("--k", type=int, nargs="+", default=[1, 2, 4, 8, 16])
-    grid.add_argument("--ensemble", nargs="+", default=["logistic_l2"])
+    grid.add_argument("--pooling", nargs="+", default=["mean"], help=f"of {', '.join(POOLINGS)}")
+    grid.add_argument("--representation", nargs="+", default=["raw", "sae"], help=f"of {', '.join(REPRESENTATIONS)}")
+    grid.add_argument("--selector", nargs="+", default=list(DEFAULT_SELECTORS), help=f"of {', '.join(SELECTORS)}")
+    grid.add_argument("--k", type=int, nargs="+", default=[1, 2, 4, 8, 16], help="numbers of selected features")
+    grid.add_argument("--ensemble", nargs="+", default=["logistic_l2"], help=f"of {', '.join(ENSEMBLES)}")
     grid.add_argument("--no-controls", action="store_true", help="leave out the controls at k = 8")
     how = p.add_argument_group("how")
-    how.add_argument("--folds", type=int, default=5)
-    how.add_argument("--repeats", type=int, default=10)
-    how.add_argument("--permutations", type=int, default=100)
-    how.add_argument("--seed", type=int, default=0)
+    how.add_argument("--folds", type=int, default=5, help="of the cross-validation")
+    how.add_argument("--repeats", type=int, default=10, help="of all folds, shuffled anew")
+    how.add_argument("--permutations", type=int, default=100, help="of labels, for chance and p")
+    how.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
     how.add_argument("--jobs", type=int, default=2, help="cells computed at once; changes no result")
     how.add_argument("--batch-size", type=int, default=32, help="texts per forward pass: bounds memory")
-    run = p.add_argument_group("run")
-    add_config(run)
-    run.add_argument("--out", type=Path, default=Path("results"), help="default: results/")
-    run.add_argument("--fresh", action="store_true", help="start over instead of continuing")
-    run.add_argument("--dry-run", action="store_true", help="print the grid, forward passes and expected minutes only")
-    run.add_argument("--quiet", action="store_true", help="no progress bars")
+    how.add_argument("--fresh", action="store_true", help="start over instead of continuing")
+    how.add_argument("--dry-run", action="store_true", help="print the grid, forward passes and expected minutes only")
+    p.output.add_argument("--out", type=Path, default=Path("results"), help="folder of the runs")
     return p
 
 
 def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Command line over configuration file over defaults."""
-    return read(parser(), arguments)
+    return options_of.read(parser(), arguments)
 
 
 def settings(options: argparse.Namespace) -> Settings:
@@ -134,7 +124,7 @@ def settings(options: argparse.Namespace) -> Settings:
     )
     return Settings(
         grid=grid,
-        source=source(options),
+        source=options_of.source(options),
         n_splits=options.folds,
         n_repeats=options.repeats,
         n_permutations=options.permutations,
@@ -151,40 +141,37 @@ def _needs_sae(options: argparse.Namespace) -> bool:
 def runs(options: argparse.Namespace, shared: Settings) -> list[ContrastRun]:
     """One run per concept and contrast."""
     everything = options.concept == "all"
-    names = sorted(available()) if everything else [options.concept]
     chosen = []
-    for name in names:
-        stimuli = load(name)
+    for stimuli in concepts() if everything else [load(options.concept)]:
         contrast = options.contrast or ("all" if everything else None)
         for contrast_name in list(stimuli.contrasts) if contrast == "all" else [stimuli.contrast(contrast).name]:
             chosen.append(ContrastRun(stimuli, contrast_name, shared))
     return chosen
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> Summary:
     """Do what the options ask for."""
     names, shared = stages.chosen(options.stages), settings(options)
     chosen = runs(options, shared)
     everything = options.concept == "all"
     if options.dry_run:
-        for contrast_run in chosen:
-            print(contrast_run.plan())
-            print(stages.plan(contrast_run, names))
-        return 0
-    later, claims = stage_settings(options, names), []
+        return run_summary.of_plans([f"{each.plan()}\n{stages.plan(each, names)}" for each in chosen], chosen)
+    later, claims, summaries = stage_settings(options, names), [], []
     for contrast_run in chosen:
         folder = RunFolder(options.out / contrast_run.stimuli.name, contrast_run.configuration(), fresh=options.fresh)
         tables = contrast_run.compute(folder)
         findings = stages.run_stages(contrast_run, folder, tables, names, later)
         reporting.print_and_draw(contrast_run, folder, tables, findings)
         claims.append(findings.claims)
+        summaries.append(run_summary.of_contrast(contrast_run, folder, tables, findings, options.concept))
     if everything:
         across = across_outcomes(pd.concat(claims, ignore_index=True))
         configuration: dict[str, Any] = {"runs": [contrast_run.configuration() for contrast_run in chosen]}
         folder = RunFolder(options.out / "all", configuration)
         folder.create()
         reporting.write_and_print_across(folder, across)
-    return 0
+        return run_summary.of_several(summaries, folder, across)
+    return summaries[0] if len(summaries) == 1 else run_summary.of_several(summaries, None, None)
 
 
 def stage_settings(options: argparse.Namespace, names: Sequence[str]) -> StageSettings:
@@ -215,14 +202,8 @@ def across_outcomes(claims: pd.DataFrame) -> pd.DataFrame:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; exit code 2 on bad input, with one message and nothing lost."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    log.setLevel(logging.INFO)
-    try:
-        return run(read_options(arguments))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+    """Entry point; exit codes as `neurosae.console` says; what is finished is never lost."""
+    return options_of.main(parser(), run, arguments)
 
 
 if __name__ == "__main__":

@@ -15,13 +15,13 @@ import numpy as np
 import pandas as pd
 import torch
 from threadpoolctl import threadpool_limits
-from tqdm.auto import tqdm
 
 from neurosae.comparison import claims_table, families_table
 from neurosae.contrasts import Contrast
 from neurosae.decoding import Design, decode, make_design
 from neurosae.errors import UserError
 from neurosae.files import digest, write_json
+from neurosae.progress import progress_bar
 from neurosae.representations import EMBEDDINGS, Bench, Source
 from neurosae.responses import Pooled
 from neurosae.runs import (
@@ -224,8 +224,8 @@ class ContrastRun:
             for family, variants in missing.items()
         )
         done = len(self.variants) - sum(map(len, missing.values()))
-        with tqdm(
-            total=len(self.variants), initial=done, desc="variants", unit="variant", disable=not self.settings.progress
+        with progress_bar(
+            total=len(self.variants), initial=done, desc="variants", unit="variants", shown=self.settings.progress
         ) as bar:
             for finished in joblib.Parallel(n_jobs=self.settings.jobs, return_as="generator_unordered")(jobs):
                 bar.update(finished)

@@ -20,7 +20,8 @@ import numpy as np
 import pandas as pd
 
 from experiments import options as shared
-from neurosae import map_plots, models, plots, stimuli
+from neurosae import models, plots, stimuli
+from neurosae.console import Parser, Summary
 from neurosae.errors import UserError
 from neurosae.files import atomic_path, write_json, write_text
 from neurosae.inference import pairs_needed
@@ -36,39 +37,48 @@ _STEP = 5  # blocks between two of the default ones
 _POWER = 0.8
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Command-line options; every long name is also a key of --config."""
     p = shared.command("contrast_map", __doc__)
-    shared.add_config(p)
-    p.add_argument("--concept", default="success", help="a stimulus set: name or YAML file (default: %(default)s)")
-    p.add_argument("--contrast", help="a contrast of the file (default: the first; none with --modulator)")
-    p.add_argument("--modulator", help="test the slope on this rating of the stimulus file instead")
-    p.add_argument(
+    what = p.add_argument_group("what")
+    what.add_argument("--concept", default="success", help="a stimulus set: name or YAML file")
+    what.add_argument("--contrast", help="a contrast of the file (default: the first; none with --modulator)")
+    what.add_argument(
+        "--modulator", help="test the slope on this rating of the stimulus file instead (default: test the contrast)"
+    )
+    what.add_argument(
         "--covariates", nargs="+", default=[], help=f"nuisance columns: {', '.join(MEASURES)}, ratings (default: none)"
     )
-    p.add_argument("--blocks", nargs="+", help="block numbers, or all (default: every fifth and the last)")
-    p.add_argument("--pooling", choices=POOLINGS, help="one value per stimulus (default: a window of positions)")
-    p.add_argument("--align", default="target", choices=ALIGNMENTS, help="of the window (default: %(default)s)")
-    p.add_argument("--width", type=int, default=16, help="of the window, in tokens (default: %(default)s)")
-    p.add_argument(
+    where = p.add_argument_group("where")
+    where.add_argument("--blocks", nargs="+", help="block numbers, or all (default: every fifth and the last)")
+    where.add_argument("--pooling", choices=POOLINGS, help="one value per stimulus (default: a window of positions)")
+    where.add_argument("--align", default="target", choices=ALIGNMENTS, help="of the window")
+    where.add_argument("--width", type=int, default=16, help="of the window, in tokens")
+    where.add_argument(
         "--sae",
         nargs="?",
         const=loading.DEFAULT,
-        help="latents of an SAE (the bundled one without a name) instead of neurons",
+        help="latents of an SAE, the bundled one without a name (default: neurons)",
     )
-    p.add_argument("--height-control", default="fdr", choices=[*HEIGHT_CONTROLS, "none"], help="default: %(default)s")
-    p.add_argument("--alpha", type=float, default=0.05, help="level of corrected p (default: %(default)s)")
-    p.add_argument("--one-sided", action="store_true", help="only target above foil counts")
-    p.add_argument("--permutations", type=int, default=1000, help="for fwe and clusters (default: %(default)s)")
-    p.add_argument("--k", type=int, default=32, help="features of the localized region (default: %(default)s)")
-    p.add_argument("--peaks", type=int, default=20, help="tests to list (default: %(default)s)")
-    p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--out", type=Path, required=True, help="folder for tables (CSV, Parquet) and figures")
+    how = p.add_argument_group("how")
+    how.add_argument(
+        "--height-control",
+        default="fdr",
+        choices=[*HEIGHT_CONTROLS, "none"],
+        help="which error over all tests --alpha limits",
+    )
+    how.add_argument("--alpha", type=float, default=0.05, help="level of corrected p")
+    how.add_argument("--one-sided", action="store_true", help="only target above foil counts")
+    how.add_argument("--permutations", type=int, default=1000, help="for fwe and clusters")
+    how.add_argument("--k", type=int, default=32, help="features of the localized region")
+    how.add_argument("--peaks", type=int, default=20, help="tests to list")
+    how.add_argument("--seed", type=int, default=0, help="of permutations and halves")
+    p.output.add_argument("--out", type=Path, required=True, help="folder for tables (CSV, Parquet) and figures")
     shared.add_model(p)
     return p
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> Summary:
     """Test, localize, print, write."""
     for name, least in (("width", 1), ("permutations", 1), ("k", 1), ("peaks", 1), ("seed", 0)):
         if getattr(options, name) < least:
@@ -108,9 +118,42 @@ def run(options: argparse.Namespace) -> None:
         held_out, sentences = _localizer(options, concept, heard, columns)
         tables, parts = tables | held_out, parts + sentences
     text = "\n\n".join(parts)
-    print(f"{text}\n\nEverything is in {options.out}")
+    print(text)
     _write(options, found, tables, text)
     _draw(options, found, tables)
+    return summary(found, concept.name, tables, options)
+
+
+def summary(found: ContrastMap, name: str, tables: dict[str, pd.DataFrame], options: argparse.Namespace) -> Summary:
+    """How much is significant, where most of it, and what of it is there on held-out items."""
+    n, n_tests = int(found.significant.sum()), int(found.valid.sum())
+    peaks = tables["peaks"]
+    sentences = [
+        f"{n:,} of {n_tests:,} tests of '{name}' ({found.contrast}) are significant "
+        f"({found.height_control or 'uncorrected'} p <= {found.alpha:g})."
+    ]
+    if n and len(peaks):
+        first = peaks.iloc[0]
+        sentences.append(f"The strongest: feature {first['feature']} in block {first['block']}, t = {first['t']:.1f}.")
+    if "held_out" in tables:
+        each = [
+            f"{row['outcome']} {shared.with_interval(row['value'], row['ci_low'], row['ci_high'])} (p = {row['p']:.2g})"
+            for row in tables["held_out"].to_dict("records")
+        ]
+        sentences.append(f"A region of {len(tables['region'])} features, on held-out items: {'; '.join(each)}.")
+    return Summary(
+        sentences,
+        {"n_significant": n, "n_tests": n_tests, **{key: t.to_dict("records") for key, t in tables.items()}},
+        options.out,
+        {
+            "summary.txt": "what is above",
+            "map.png": "blocks x positions",
+            "peaks.csv": "the strongest tests",
+            "held_out.csv": "the region on held-out items",
+            "map.parquet": "every test",
+        },
+        [f"python -m experiments.generalise --concept {options.concept} --out generalised"],
+    )
 
 
 def describe(found: ContrastMap, name: str, options: argparse.Namespace) -> str:
@@ -233,24 +276,20 @@ def _write(options: argparse.Namespace, found: ContrastMap, tables: dict[str, pd
 
 def _draw(options: argparse.Namespace, found: ContrastMap, tables: dict[str, pd.DataFrame]) -> None:
     """Figures of the map, its strongest feature, all tests, and the regions."""
-    axes = {"volcano": map_plots.volcano(found)}
+    axes = {"volcano": plots.volcano(found)}
     if found.n_LW.size > 1:
-        axes["map"] = map_plots.contrast_map(found)
+        axes["map"] = plots.contrast_map(found)
     if found.n_LW.size > 1 and len(tables["peaks"]) and found.shared_axis:
-        axes["strongest_feature"] = map_plots.contrast_map(found, int(tables["peaks"]["feature"].iloc[0]))
+        axes["strongest_feature"] = plots.contrast_map(found, int(tables["peaks"]["feature"].iloc[0]))
     if len(tables.get("profile", ())) > 1:
-        axes["block_profile"] = map_plots.block_profile(tables["profile"])
+        axes["block_profile"] = plots.block_profile(tables["profile"])
     for name, ax in axes.items():
         plots.save(ax.figure, options.out / name)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; exit code 2 on bad input."""
-
-    def start() -> None:
-        run(shared.read(parser(), arguments))
-
-    return shared.end(start)
+    """Entry point; exit codes as `neurosae.console` says."""
+    return shared.main(parser(), run, arguments)
 
 
 if __name__ == "__main__":

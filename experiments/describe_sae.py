@@ -22,9 +22,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from experiments.options import add_model, command, end, load_pair, shipped_texts
-from neurosae import dictionary_plots, plots, stimuli
+from experiments import options as shared
+from neurosae import plots, stimuli
 from neurosae.capture import capture
+from neurosae.console import Parser, Summary
 from neurosae.corpora import read_texts
 from neurosae.dictionary import members
 from neurosae.dictionary.census import census, telling_words, without
@@ -53,31 +54,34 @@ from neurosae.stimuli import StimulusSet
 _PREFERRING = 30  # latents per condition that stand out in the map of decoder directions
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Command-line options."""
-    p = command("describe_sae", __doc__)
-    p.add_argument("sae", nargs="?", default=loading.DEFAULT, help="a bundled name, a path, a hub name")
-    p.add_argument("--out", type=Path, required=True, help="folder for tables (CSV) and figures")
-    p.add_argument("--concept", default="success", help="a stimulus set: name or YAML file (default: %(default)s)")
-    p.add_argument("--pooling", default="mean", choices=POOLINGS, help="over a stimulus' tokens (default: %(default)s)")
-    p.add_argument(
+    p = shared.command("describe_sae", __doc__)
+    what = p.add_argument_group("what")
+    what.add_argument("sae", nargs="?", default=loading.DEFAULT, help="a bundled name, a path, a hub name")
+    what.add_argument("--concept", default="success", help="a stimulus set: name or YAML file")
+    what.add_argument("--pooling", default="mean", choices=POOLINGS, help="over a stimulus' tokens")
+    known = p.add_argument_group("what it knows")
+    known.add_argument(
         "--members",
         nargs="+",
         default=["all"],
         help=f"member lists: {', '.join(members.available())}, YAML files, or all (default)",
     )
-    p.add_argument(
-        "--keywords", nargs="+", help="words to count in --corpus (default: those that differ most between conditions)"
-    )
-    p.add_argument("--untrained", action="store_true", help="look for members in an untrained SAE of that L0, too")
-    p.add_argument(
+    known.add_argument("--untrained", action="store_true", help="look for members in an untrained SAE of that L0, too")
+    known.add_argument(
         "--background", type=int, help="ordinary texts that tell which latents are rare (default: all that ship)"
     )
-    p.add_argument("--corpus", help="text to count words in; without it nothing is counted")
-    p.add_argument("--texts", type=int, help="count in the first so many texts only (default: all)")
-    p.add_argument("--umap", action="store_true", help="draw maps too (needs the extra 'maps')")
-    p.add_argument("--map-latents", type=int, default=3000, help="latents in the map of decoder directions")
-    add_model(p, default=None)
+    words = p.add_argument_group("how often a corpus mentions it")
+    words.add_argument("--corpus", help="text to count words in (default: nothing is counted)")
+    words.add_argument("--texts", type=int, help="count in the first so many texts only (default: all)")
+    words.add_argument(
+        "--keywords", nargs="+", help="words to count (default: those that differ most between conditions)"
+    )
+    shared.add_model(p, default=None)
+    p.output.add_argument("--out", type=Path, required=True, help="folder for tables (CSV) and figures")
+    p.output.add_argument("--umap", action="store_true", help="draw maps too; needs the extra 'maps'")
+    p.output.add_argument("--map-latents", type=int, default=3000, help="latents in the map of decoder directions")
     return p
 
 
@@ -91,7 +95,7 @@ class _Concept:
     latents: Any
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> Summary:
     """Measure, print short tables, write everything."""
     for name in ("texts", "background"):
         if (value := getattr(options, name)) is not None and value < 2:
@@ -102,7 +106,7 @@ def run(options: argparse.Namespace) -> None:
     lists = members.load_all(options.members)
     if options.corpus:
         next(iter(read_texts(options.corpus)), None)  # a missing file is told before the work, not after
-    sae, language_model = load_pair(options)
+    sae, language_model = shared.load_pair(options)
     concept = _read_concept(options, sae, language_model)
     print(f"{options.sae}: {sae.cfg.d_sae:,} latents at {site_of(sae)} of {language_model.name}")
 
@@ -111,10 +115,50 @@ def run(options: argparse.Namespace) -> None:
     found = _find_members(options, sae, language_model, lists)
     telling = telling_words(concept.stimuli.table["text"].tolist(), concept.labels.tolist())
     counts = _count(options, [m for each in lists for m in each.members], telling)
-    _members(options, found, counts, sae.cfg.d_sae)
+    complete = _members(options, found, counts, sae.cfg.d_sae)
     _keywords(options, telling, counts)
-    _separations(options, concept, table, sae)
-    print(f"\nEverything is in {options.out}")
+    separate = _separations(options, concept, table, sae)
+    return _summary(options, table, complete, separate)
+
+
+def _summary(
+    options: argparse.Namespace, specific: pd.DataFrame, complete: pd.DataFrame, separate: pd.DataFrame
+) -> Summary:
+    """What is exclusive, known and separate, in a sentence each."""
+    exclusive = exclusive_latents(specific)
+    counts = ", ".join(
+        f"{row['condition']} {row['exclusive']} (by chance {row['expected']:.1f})"
+        for row in exclusive.to_dict("records")
+    )
+    trained = complete[complete["sae"] == "trained"]
+    known = ", ".join(
+        f"{row['list']} {row['dedicated']} of {row['members']} "
+        f"({shared.with_interval(row['share'], row['ci_low'], row['ci_high'])})"
+        for row in trained.to_dict("records")
+    )
+    distances = ", ".join(f"{row['space']} {row['silhouette']:.2f}" for row in separate.to_dict("records"))
+    return Summary(
+        [
+            f"Latents that fire in one condition of '{options.concept}' only: {counts}.",
+            f"Members with a latent of their own, on held-out sentences: {known}.",
+            f"Separation of the conditions (silhouette, 1 is perfect): {distances}.",
+        ],
+        {
+            "exclusive": exclusive.to_dict("records"),
+            "completeness": complete.to_dict("records"),
+            "separation": separate.to_dict("records"),
+        },
+        options.out,
+        {
+            "figures": "firing rates; completeness and maps where asked for",
+            "specificity.csv": "every latent that fires",
+            "exclusive.csv": "latents of one condition only, and the number by chance",
+            "completeness.csv": "member lists",
+            "members.csv": "every member and its latent",
+            "separation.csv": "separation of conditions",
+        },
+        [f"python -m experiments.evaluate_sae {options.sae}   # how good the SAE is, and its largest latents"],
+    )
 
 
 def _read_concept(options: argparse.Namespace, sae: Any, language_model: LanguageModel) -> _Concept:
@@ -146,7 +190,7 @@ def _specificity(options: argparse.Namespace, concept: _Concept, table: pd.DataF
     _show("Most specific latents, by AUROC (the best of many: optimistic)", best[columns])
     _write(options, "specificity", table[table["reason"] != "silent"])
     _write(options, "exclusive", exclusive)
-    ax = dictionary_plots.firing_rates(table, str(table["condition"].cat.categories[0]))
+    ax = plots.firing_rates(table, str(table["condition"].cat.categories[0]))
     plots.save(ax.figure, options.out / "figures" / "firing_rates")
 
 
@@ -169,7 +213,7 @@ def _find_members(
 
 def ordinary_texts(lists: Sequence[MemberList], n: int | None) -> list[str]:
     """The first n (None: all) of the texts that ship, without those that mention a member."""
-    return without(shipped_texts(), [member for each in lists for member in each.members])[:n]
+    return without(shared.shipped_texts(), [member for each in lists for member in each.members])[:n]
 
 
 def _count(options: argparse.Namespace, names: list[str], telling: pd.DataFrame) -> pd.DataFrame | None:
@@ -180,7 +224,9 @@ def _count(options: argparse.Namespace, names: list[str], telling: pd.DataFrame)
     return census(itertools.islice(read_texts(options.corpus), options.texts), [*names, *words])
 
 
-def _members(options: argparse.Namespace, table: pd.DataFrame, counts: pd.DataFrame | None, n_latents: int) -> None:
+def _members(
+    options: argparse.Namespace, table: pd.DataFrame, counts: pd.DataFrame | None, n_latents: int
+) -> pd.DataFrame:
     """Completeness of each list, with the frequency of its members where a corpus was counted."""
     if counts is not None:
         found = counts.set_index("keyword").loc[table["member"], ["count", "per_million"]]
@@ -204,8 +250,9 @@ def _members(options: argparse.Namespace, table: pd.DataFrame, counts: pd.DataFr
         table = table[table["sae"] == "trained"]
         relation = frequency_relation(table["f1"].to_numpy(), table["per_million"].to_numpy())
         title = f"Spearman rho {relation['rho']:.2f} over all {relation['n']} members, {n_latents:,} latents"
-        ax = dictionary_plots.completeness_by_frequency(table, title)
+        ax = plots.completeness_by_frequency(table, title)
         plots.save(ax.figure, options.out / "figures" / "completeness")
+    return shown
 
 
 def _keywords(options: argparse.Namespace, telling: pd.DataFrame, counts: pd.DataFrame | None) -> None:
@@ -220,7 +267,7 @@ def _keywords(options: argparse.Namespace, telling: pd.DataFrame, counts: pd.Dat
         _write(options, "census", counts)
 
 
-def _separations(options: argparse.Namespace, concept: _Concept, table: pd.DataFrame, sae: Any) -> None:
+def _separations(options: argparse.Namespace, concept: _Concept, table: pd.DataFrame, sae: Any) -> pd.DataFrame:
     """How separate the conditions are for neurons, latents and decoder directions; maps of the same distances."""
     groups = concept.stimuli.groups()
     latents, preferred = _shown_latents(table, sae.cfg.d_sae, options.map_latents)
@@ -247,8 +294,9 @@ def _separations(options: argparse.Namespace, concept: _Concept, table: pd.DataF
         }
         figure, axes = plt.subplots(1, 3, figsize=(15, 5.4), layout="constrained")
         for (name, (distance, labels)), ax in zip(points.items(), axes, strict=True):
-            dictionary_plots.point_map(umap_positions(distance), labels, titles[name], measured[name], ax)
+            plots.point_map(umap_positions(distance), labels, titles[name], measured[name], ax)
         plots.save(figure, options.out / "figures" / "maps")
+    return shown
 
 
 def _shown_latents(table: pd.DataFrame, n_latents: int, most: int) -> tuple[np.ndarray, np.ndarray]:
@@ -271,9 +319,8 @@ def _write(options: argparse.Namespace, name: str, table: pd.DataFrame) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; exit code 2 on bad input."""
-    options = parser().parse_args(arguments)
-    return end(lambda: run(options))
+    """Entry point; exit codes as `neurosae.console` says."""
+    return shared.main(parser(), run, arguments)
 
 
 if __name__ == "__main__":

@@ -23,8 +23,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from experiments.options import add_config, add_model, command, end, read, source
+from experiments import options as shared
 from neurosae import gold, stimuli
+from neurosae.console import Parser, Summary
 from neurosae.corpora import read_texts
 from neurosae.discovery.search import RANDOM, TOP, Discovery, discover, word_scores
 from neurosae.ensembles import ENSEMBLES
@@ -44,35 +45,38 @@ _POOLINGS = ("mean", "max", "last", "prompt_end")
 _SHOWN = 10
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Command-line options."""
-    p = command("discover", __doc__)
-    add_config(p)
-    p.add_argument("--concept", required=True, help="a stimulus set, or a path to one")
-    p.add_argument("--contrast", help="one of its contrasts (default: the first)")
-    p.add_argument("--out", type=Path, required=True, help="folder for tables, the ensemble and the state")
-    p.add_argument("--corpus", default=GOLD, help="gold, a file or folder of texts, or hf:NAME (default: %(default)s)")
-    p.add_argument("--texts", type=int, help="at most so many texts of the corpus (default: all)")
-    p.add_argument("--representation", default="sae", choices=_REPRESENTATIONS)
-    p.add_argument("--selector", default="rsa_category", choices=[*SELECTORS, ALL, PCA])
-    p.add_argument("--k", type=int, default=8, help="features to select (default: %(default)s)")
-    p.add_argument("--ensemble", default="logistic_l2", choices=list(ENSEMBLES))
-    p.add_argument("--pooling", default="mean", choices=_POOLINGS)
-    p.add_argument("--block", type=int, help="where neurons are read (default: the block of the SAE)")
-    p.add_argument("--sae", default=loading.DEFAULT, help="a bundled name, a path, a hub name (default: %(default)s)")
-    add_model(p)
-    p.add_argument("--random", type=int, default=3, help="ensembles of random features (default: %(default)s)")
-    p.add_argument("--top", type=int, default=50, help="strongest sentences to keep (default: %(default)s)")
-    p.add_argument("--per-decile", type=int, default=5, help="sentences from every tenth of the scores")
-    p.add_argument("--n-random", type=int, default=50, help="random control sentences (default: %(default)s)")
-    p.add_argument("--resamples", type=int, default=2000, help="of the bootstrap intervals (default: %(default)s)")
-    p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--batch-size", type=int, default=32, help="sentences per forward pass: bounds memory")
-    p.add_argument("--quiet", action="store_true", help="no progress bar")
+    p = shared.command("discover", __doc__, "What was read of the corpus is kept.")
+    what = p.add_argument_group("what")
+    what.add_argument("--concept", required=True, help="a stimulus set, or a path to one")
+    what.add_argument("--contrast", help="one of its contrasts (default: the first)")
+    what.add_argument("--corpus", default=GOLD, help="gold, a file or folder of texts, or hf:NAME")
+    what.add_argument("--texts", type=int, help="at most so many texts of the corpus (default: all)")
+    variant = p.add_argument_group("the ensemble")
+    variant.add_argument("--representation", default="sae", choices=_REPRESENTATIONS, help="whose features")
+    variant.add_argument(
+        "--selector", default="rsa_category", choices=[*SELECTORS, ALL, PCA], help="how they are found"
+    )
+    variant.add_argument("--k", type=int, default=8, help="features to select")
+    variant.add_argument("--ensemble", default="logistic_l2", choices=list(ENSEMBLES), help="how weighed")
+    variant.add_argument("--pooling", default="mean", choices=_POOLINGS, help="over the tokens of a stimulus")
+    variant.add_argument("--block", type=int, help="where neurons are read (default: the block of the SAE)")
+    variant.add_argument("--sae", default=loading.DEFAULT, help="a bundled name, a path, a hub name")
+    shared.add_model(p)
+    how = p.add_argument_group("how")
+    how.add_argument("--random", type=int, default=3, help="ensembles of random features beside it")
+    how.add_argument("--top", type=int, default=50, help="strongest sentences to keep")
+    how.add_argument("--per-decile", type=int, default=5, help="sentences from every tenth of the scores")
+    how.add_argument("--n-random", type=int, default=50, help="random control sentences")
+    how.add_argument("--resamples", type=int, default=2000, help="of the bootstrap intervals")
+    how.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
+    how.add_argument("--batch-size", type=int, default=32, help="sentences per forward pass: bounds memory")
+    p.output.add_argument("--out", type=Path, required=True, help="folder for tables, the ensemble and the state")
     return p
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> Summary:
     """Fit, search, print and write."""
     for name, least in (("random", 0), ("resamples", 1), ("seed", 0), ("texts", 1)):
         if (value := getattr(options, name)) is not None and value < least:
@@ -92,7 +96,7 @@ def run(options: argparse.Namespace) -> None:
         batch_size=options.batch_size,
         seed=options.seed,
         resume=options.out / "state",
-        progress=not options.quiet,
+        progress=True,
     )
     ensembles[0].save(options.out / "ensemble.json")
     _head(ensembles[0], found)
@@ -101,20 +105,56 @@ def run(options: argparse.Namespace) -> None:
     _show(texts, grades_S is not None)
     _write(options.out, "texts", texts)
     _write(options.out, "tokens", found.tokens)
+    table = pd.DataFrame()
     if grades_S is not None:
         table = _retrieved(options, bench, found, grades_S)
         _write(options.out, "retrieval", table)
         print(f"\nDoes the ranking retrieve '{concept}'? ({_grading(corpus, concept)})\n")
         print(table.drop(columns=["n", "n_relevant"]).to_string(index=False, float_format="{:.3f}".format))
     write_json(options.out / "discovery.json", _about(options, found))
-    print(f"\nEverything is in {options.out}")
+    return _summary(options, found, texts, table, concept)
+
+
+def _summary(
+    options: argparse.Namespace, found: Discovery, texts: pd.DataFrame, retrieved: pd.DataFrame, concept: str | None
+) -> Summary:
+    """How much was read, and whether the concept came out."""
+    name = _label(found, 0)
+    sentences = [f"{name} ranked {found.n_sentences:,} sentences of {found.n_texts:,} texts."]
+    if len(retrieved):
+        rows = retrieved[retrieved["metric"] == "average_precision"].set_index("ranking")
+        first, words = rows.loc[name], rows.loc["bag of words"]
+        precision = shared.with_interval(first["value"], first["low"], first["high"])
+        sentences.append(
+            f"It retrieves '{concept}' with an average precision of {precision}; chance is {first['chance']:.2f}, "
+            f"the words of the stimuli reach {words['value']:.2f}."
+        )
+    strongest = texts[(texts["ensemble"] == 0) & (texts["set"] == TOP)]["text"].head(1)
+    sentences += [f"The strongest sentence: {textwrap.shorten(str(text), 160)}" for text in strongest]
+    return Summary(
+        sentences,
+        {
+            "ensemble": name,
+            "n_sentences": found.n_sentences,
+            "retrieval": retrieved.to_dict("records"),
+            "strongest": strongest.tolist(),
+        },
+        options.out,
+        {
+            "texts.csv": "strongest, random and graded steps of sentences",
+            "tokens.csv": "which tokens drive them",
+            "retrieval.csv": "average precision and nDCG beside chance and rivals",
+            "ensemble.json": "the fitted ensemble",
+        },
+        [f"python -m experiments.explain --concept {options.concept} --out explained   # what they have in common"],
+    )
 
 
 def _fit(options: argparse.Namespace) -> tuple[Bench, list[FittedEnsemble]]:
     """The ensemble asked for, then ensembles of random features."""
     chosen = stimuli.load(options.concept)
     contrast = chosen.contrast(options.contrast).name
-    bench = Bench(chosen, source(options), progress=not options.quiet)
+    bench = Bench(chosen, shared.source(options), progress=True)
     block = loading.declared_site(options.sae, options.model).block
     if options.block is not None and options.representation == "raw":
         block = options.block
@@ -211,8 +251,8 @@ def _write(folder: Path, name: str, table: pd.DataFrame) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; exit code 2 on bad input."""
-    return end(lambda: run(read(parser(), arguments)))
+    """Entry point; exit codes as `neurosae.console` says."""
+    return shared.main(parser(), run, arguments)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ import pandas as pd
 
 from experiments import options as shared
 from neurosae import plots
+from neurosae.console import Parser, Summary
 from neurosae.errors import UserError
 from neurosae.files import write_json, write_text
 from neurosae.sae import loading
@@ -39,30 +40,29 @@ _SPARE = 4  # so many times the texts to show are remembered: some are equal up 
 _SMOKE = {"texts": 12, "spliced_texts": 3, "context": 48, "top": 5}
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Command-line options."""
     p = shared.command("evaluate_sae", __doc__)
-    what = p.add_mutually_exclusive_group()
-    what.add_argument(
-        "sae",
-        nargs="?",
-        default=loading.DEFAULT,
-        help="a bundled name, a file or folder, a hub name (default: %(default)s)",
+    what = p.add_argument_group("what")
+    which = what.add_mutually_exclusive_group()
+    which.add_argument("sae", nargs="?", default=loading.DEFAULT, help="a bundled name, a file or folder, a hub name")
+    which.add_argument(
+        "--checkpoint", help="a checkpoint of SAELens' trainer, a file or folder in any known format (default: SAE)"
     )
-    what.add_argument("--checkpoint", help="a checkpoint of SAELens' trainer, or a file or folder in any known format")
+    shared.add_texts(what)
     shared.add_model(p, default=None)
-    shared.add_texts(p)
-    p.add_argument("--spliced-texts", type=int, default=40, help="texts for the cross-entropies (default: %(default)s)")
-    p.add_argument("--batch-size", type=int, default=8, help="texts at once: bounds memory (default: %(default)s)")
-    p.add_argument("--top", type=int, default=20, help="latents listed with their texts (default: %(default)s)")
-    p.add_argument("--examples", type=int, default=5, help="texts per listed latent (default: %(default)s)")
-    p.add_argument("--out", type=Path, help="folder of the report (default: results/sae/NAME)")
-    p.add_argument("--smoke-test", action="store_true", help="a few short texts: does everything run?")
+    how = p.add_argument_group("how")
+    how.add_argument("--spliced-texts", type=int, default=40, help="texts for the cross-entropies")
+    how.add_argument("--batch-size", type=int, default=8, help="texts at once: bounds memory")
+    how.add_argument("--top", type=int, default=20, help="latents listed with their texts")
+    how.add_argument("--examples", type=int, default=5, help="texts per listed latent")
+    how.add_argument("--smoke-test", action="store_true", help="a few short texts: does everything run?")
+    p.output.add_argument("--out", type=Path, help="folder of the report (default: results/sae/NAME)")
     return p
 
 
-def run(options: argparse.Namespace) -> Path:
-    """Measure and write; returns the Markdown file."""
+def run(options: argparse.Namespace) -> Summary:
+    """Measure and write."""
     if options.smoke_test:
         vars(options).update(_SMOKE)
     for name in ("context", "spliced_texts", "batch_size", "top", "examples"):
@@ -117,7 +117,28 @@ def run(options: argparse.Namespace) -> Path:
     report = folder / f"evaluation-{stamp}.md"
     write_json(report.with_suffix(".json"), about | found)
     write_text(report, as_markdown(about, found, figures))
-    return report
+    return summary(spec, measurement, found, report)
+
+
+def summary(spec: str, measurement: Measurement, found: dict[str, Any], report: Path) -> Summary:
+    """The figures that matter, and where the report is."""
+    figures = measurement.evaluation
+    recovered = figures.loss_recovered
+    sentences = [
+        f"{spec} leaves {figures.fvu_clean:.1%} of the variance of clean tokens unexplained, with {figures.l0:.1f} "
+        f"active latents per token.",
+        f"Spliced into the model it costs {figures.ce_spliced - figures.ce:.3f} nats per token"
+        + ("." if recovered is None else f": {recovered:.1%} of the loss is recovered."),
+        f"{figures.dead:.1%} of its latents never fired on these {figures.n_tokens:,} tokens, {figures.dense:.1%} "
+        f"fire on more than {DENSE:.0%} of them.",
+    ]
+    return Summary(
+        sentences,
+        found["figures"] | {"largest_latents": [row["latent"] for row in found["top_latents"]]},
+        report.parent,
+        {report.name: "the report", report.with_suffix(".json").name: "the same for programs"},
+        [f"python -m experiments.check_sae {spec}   # does it fit the hook it declares?"],
+    )
 
 
 def _name(spec: str) -> str:
@@ -274,9 +295,8 @@ def _table(header: list[str], rows: Any) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; exit code 2 on bad input."""
-    options = parser().parse_args(arguments)
-    return shared.end(lambda: print(run(options)))
+    """Entry point; exit codes as `neurosae.console` says."""
+    return shared.main(parser(), run, arguments)
 
 
 if __name__ == "__main__":

@@ -48,14 +48,17 @@ from neurosae.autointerp.judges import (
 )
 from neurosae.autointerp.scorers import PATTERN_RULE
 from neurosae.autointerp.scores import Settings
+from neurosae.console import Parser, Summary
 from neurosae.corpora import read_texts
 from neurosae.discovery.search import Discovery, discover
+from neurosae.ensembles import ENSEMBLES
 from neurosae.errors import UserError, unknown_name
 from neurosae.files import atomic_path, write_json
 from neurosae.fitted import FittedEnsemble, fit_ensemble
 from neurosae.gold import GoldCorpus
 from neurosae.representations import Bench
 from neurosae.sae import loading
+from neurosae.selection import SELECTORS
 from neurosae.variants import Variant
 
 GOLD = "gold"
@@ -65,39 +68,40 @@ RANDOM_ENSEMBLES = {GOLD: 19, "embeddings": 19}
 SHOWN = ["about", "scorer", "name", "value", "low", "high", "chance_low", "chance_high", "p", "random_mean", "p_random"]
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Command-line options."""
-    p = shared.command("explain", __doc__)
-    p.add_argument("--concept", default="success", help="a name in stimuli/ or a YAML file (default: %(default)s)")
-    p.add_argument("--contrast", help="a contrast of the file (default: the first)")
+    p = shared.command("explain", __doc__, "What was read of the corpus and every answer that was paid for is kept.")
+    what = p.add_argument_group("what")
+    what.add_argument("--concept", default="success", help="a name in stimuli/ or a YAML file")
+    what.add_argument("--contrast", help="a contrast of the file (default: the first)")
+    what.add_argument("--corpus", default=GOLD, help="gold, or a file or folder of texts, or hf:NAME")
+    variant = p.add_argument_group("the ensemble")
+    variant.add_argument("--representation", default="sae", help="whose features: sae, raw, untrained_sae, embeddings")
+    variant.add_argument("--selector", default="rsa_category", help=f"how they are found: {', '.join(SELECTORS)}")
+    variant.add_argument("--k", type=int, default=8, help="features to select")
+    variant.add_argument("--ensemble", default="logistic_l2", help=f"how they are weighed: {', '.join(ENSEMBLES)}")
+    variant.add_argument("--pooling", default="mean", help="over the tokens of a stimulus: mean, max, last, prompt_end")
+    variant.add_argument("--block", type=int, help="where neurons are read (default: the block of the SAE)")
+    variant.add_argument("--sae", default=loading.DEFAULT, help="a bundled name, a path, a hub name")
     shared.add_model(p)
-    p.add_argument("--sae", default=loading.DEFAULT, help="default: %(default)s")
-    p.add_argument("--representation", default="sae", help="default: %(default)s")
-    p.add_argument("--selector", default="rsa_category", help="default: %(default)s")
-    p.add_argument("--k", type=int, default=8, help="features (default: %(default)s)")
-    p.add_argument("--ensemble", default="logistic_l2", help="default: %(default)s")
-    p.add_argument("--pooling", default="mean", help="default: %(default)s")
-    p.add_argument("--block", type=int, help="default: the SAE's")
-    p.add_argument("--corpus", default=GOLD, help="gold, or texts as `neurosae.corpora.read_texts` reads them")
-    calibrate_judge.add_judge(p, GOLD, (GOLD, *JUDGES))
-    p.add_argument("--calibrate-on", type=int, help="held-out gold sentences to measure the judge on (default: all)")
-    p.add_argument(
+    judge = p.add_argument_group("judge")
+    calibrate_judge.add_judge(judge, GOLD, (GOLD, *JUDGES))
+    judge.add_argument("--calibrate-on", type=int, help="held-out gold sentences to measure it on (default: all)")
+    how = p.add_argument_group("how")
+    how.add_argument(
         "--random-features", type=int, help="ensembles of random features beside it (default: 19; 4 if paid)"
     )
-    p.add_argument(
-        "--top", type=int, default=50, help="strongest texts, half of them to explain (default: %(default)s)"
-    )
-    p.add_argument("--per-decile", type=int, default=20, help="texts of every decile (default: %(default)s)")
-    p.add_argument("--permutations", type=int, default=999)
-    p.add_argument("--bootstrap", type=int, default=2000)
-    p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--batch-size", type=int, default=32)
-    p.add_argument("--out", type=Path, required=True, help="folder of the tables")
-    shared.add_config(p)
+    how.add_argument("--top", type=int, default=50, help="strongest texts, half of them to explain")
+    how.add_argument("--per-decile", type=int, default=20, help="texts of every decile")
+    how.add_argument("--permutations", type=int, default=999, help="of set labels, for chance and p")
+    how.add_argument("--bootstrap", type=int, default=2000, help="resamples of texts, for intervals")
+    how.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
+    how.add_argument("--batch-size", type=int, default=32, help="texts per forward pass: bounds memory")
+    p.output.add_argument("--out", type=Path, required=True, help="folder of the tables")
     return p
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> Summary:
     """Fit, search, explain, score; print and write."""
     settings = Settings(options.bootstrap, options.permutations, options.seed)
     graded = gold.load()
@@ -125,8 +129,8 @@ def run(options: argparse.Namespace) -> None:
         asked = asked_of(judge, evidence, concept, settings)
         if is_measured:
             asked += requests(graded, concept.name, chosen_rows(graded, options.calibrate_on, options.seed))
-        print(f"{calibrate_judge.price(judge, asked)}\n{UNKNOWN}")
-        return
+        quote = calibrate_judge.price(judge, asked)
+        return Summary([quote, UNKNOWN], {"judge": judge.name, "quote": quote})
     calibration = None
     if is_measured:
         calibration = calibrate(judge, graded, concept.name, limit=options.calibrate_on, seed=options.seed)
@@ -139,6 +143,24 @@ def run(options: argparse.Namespace) -> None:
     write(options, ensembles[0], found, first, scores, concept, judge.name, trust)
     if calibration is not None:
         calibrate_judge.write(options.out / ensembles[0].name, [calibration])
+    texts = {e.kind: e.text for e in first.explanations if e.text}
+    sentences = [
+        verdict(scores, concept.name),
+        *(f"Explanation ({kind}): {text}." for kind, text in texts.items()),
+        trust,
+    ]
+    return Summary(
+        sentences,
+        {"verdict": sentences[0], "explanations": texts, "trust": trust, "scores": scores.to_dict("records")},
+        options.out / ensembles[0].name,
+        {
+            "explanation.json": "explanations, verdict, provenance",
+            "scores.csv": "every score beside chance and random features",
+            "grades.csv": "every text with its grade",
+            "words.csv": "words that mark the strongest texts",
+        },
+        [f"python -m experiments.influence --concept {options.concept} --out influence   # does it cause anything"],
+    )
 
 
 def judge_of(options: argparse.Namespace, graded: GoldCorpus) -> Judge:
@@ -308,8 +330,8 @@ def _plain(table: pd.DataFrame) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; exit code 2 on bad input."""
-    return shared.end(lambda: run(shared.read(parser(), arguments)))
+    """Entry point; exit codes as `neurosae.console` says."""
+    return shared.main(parser(), run, arguments)
 
 
 if __name__ == "__main__":

@@ -22,9 +22,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from experiments.options import add_model, command, end, source
-from neurosae import generalisation_plots, plots, stimuli
+from experiments import options as shared
+from neurosae import plots, stimuli
 from neurosae.capture import capture
+from neurosae.console import Parser, Summary
 from neurosae.decoding import Design, decode, make_design
 from neurosae.ensembles import ENSEMBLES
 from neurosae.errors import UserError
@@ -68,34 +69,37 @@ class _Task:
         return pooled.values_SF[self.rows]
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Command-line options."""
-    p = command("generalise", __doc__)
-    p.add_argument("--concept", required=True, help="a stimulus set, or a path to one")
-    p.add_argument("--contrast", help="one of its contrasts (default: the first)")
-    p.add_argument("--out", type=Path, required=True, help="folder for tables and figures")
-    p.add_argument(
+    p = shared.command("generalise", __doc__)
+    what = p.add_argument_group("what")
+    what.add_argument("--concept", required=True, help="a stimulus set, or a path to one")
+    what.add_argument("--contrast", help="one of its contrasts (default: the first)")
+    what.add_argument(
         "--across", nargs="+", help="crossed factors or domain, template, wording (default: all factors, else domain)"
     )
-    p.add_argument(
+    what.add_argument(
         "--blocks", type=int, nargs="+", help="blocks of the transfer matrix (default: seven, evenly spaced)"
     )
-    p.add_argument("--controls", action="store_true", help="untrained model, untrained SAE and shuffled SAE")
-    p.add_argument("--sae", default=loading.DEFAULT, help="a bundled name, a path, a hub name (default: %(default)s)")
-    add_model(p)
-    p.add_argument("--selector", default="t", choices=WITHOUT_PROFILES)
-    p.add_argument("--k", type=int, default=8, help="features to select (default: %(default)s)")
-    p.add_argument("--ensemble", default="logistic_l2", choices=list(ENSEMBLES))
-    p.add_argument("--pooling", default="mean", choices=POOLINGS)
-    p.add_argument("--folds", type=int, default=5)
-    p.add_argument("--repeats", type=int, default=10)
-    p.add_argument("--permutations", type=int, default=100)
-    p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--batch-size", type=int, default=32, help="texts per forward pass: bounds memory")
+    what.add_argument("--controls", action="store_true", help="untrained model, untrained SAE and shuffled SAE")
+    what.add_argument("--sae", default=loading.DEFAULT, help="a bundled name, a path, a hub name")
+    shared.add_model(p)
+    decoder = p.add_argument_group("decoder")
+    decoder.add_argument("--selector", default="t", choices=WITHOUT_PROFILES, help="how features are found")
+    decoder.add_argument("--k", type=int, default=8, help="features to select")
+    decoder.add_argument("--ensemble", default="logistic_l2", choices=list(ENSEMBLES), help="how they are weighed")
+    decoder.add_argument("--pooling", default="mean", choices=POOLINGS, help="over the tokens of a stimulus")
+    how = p.add_argument_group("how")
+    how.add_argument("--folds", type=int, default=5, help="of the cross-validation")
+    how.add_argument("--repeats", type=int, default=10, help="of all folds, shuffled anew")
+    how.add_argument("--permutations", type=int, default=100, help="of labels, for chance and p")
+    how.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
+    how.add_argument("--batch-size", type=int, default=32, help="texts per forward pass: bounds memory")
+    p.output.add_argument("--out", type=Path, required=True, help="folder for tables and figures")
     return p
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> Summary:
     """Capture once, then every table in turn."""
     for name, least in (("k", 1), ("folds", 2), ("repeats", 1), ("permutations", 1), ("seed", 0), ("batch_size", 1)):
         if getattr(options, name) < least:
@@ -108,13 +112,46 @@ def run(options: argparse.Namespace) -> None:
     print(
         f"{options.selector}, k = {options.k}, {options.ensemble}; p from {options.permutations} permutations at most"
     )
-    _reliability(task, sites)
-    _cross_decoding(task)
+    tables = {"reliability": _reliability(task, sites), "cross_decoding": _cross_decoding(task)}
     if len(sites) > 1:
-        _block_transfer(task, sites)
+        tables["block_transfer"] = _block_transfer(task, sites)
     if options.controls:
-        _controls(task)
-    print(f"\nEverything is in {options.out}")
+        tables["controls"] = _controls(task)
+    return _summary(task, tables)
+
+
+def _summary(task: _Task, tables: dict[str, pd.DataFrame]) -> Summary:
+    """The same and other contexts of every factor and of the blocks, and how reliable the effects are."""
+    options, reliability = task.options, tables["reliability"]
+    sentences = []
+    if len(reliability):
+        low, high = reliability["reliability"].min(), reliability["reliability"].max()
+        sentences.append(f"Effects of '{_title(task)}' have a reliability over items of {low:.2f} to {high:.2f}.")
+    if len(tables["cross_decoding"]):
+        for (factor, name), rows in tables["cross_decoding"].groupby(["factor", "representation"], sort=False):
+            sentences.append(f"{plots.LABELS[str(name)]} across {factor}: {_aurocs(rows)}.")
+    if "block_transfer" in tables:
+        sentences.append(f"Neurons across blocks: {_aurocs(tables['block_transfer'])}.")
+    return Summary(
+        sentences,
+        {name: table.to_dict("records") for name, table in tables.items()},
+        options.out,
+        {
+            "figures": "one matrix per factor and representation",
+            "reliability.csv": "split-half reliability and noise ceiling",
+            "cross_decoding_summary.csv": "same and other levels",
+            "block_transfer_summary.csv": "same and other blocks",
+            "controls.csv": "untrained and shuffled controls",
+        },
+        [f"python -m experiments.contrast_map --concept {options.concept} --out map   # where in the model it shows"],
+    )
+
+
+def _aurocs(rows: pd.DataFrame) -> str:
+    """AUROC in the same and in other contexts, and their difference."""
+    each = rows.to_dict("records")
+    said = [f"{row['contexts']} {shared.with_interval(row['auroc'], row['ci_low'], row['ci_high'])}" for row in each]
+    return f"AUROC {', '.join(said)}"
 
 
 def _prepare(options: argparse.Namespace) -> tuple[_Task, list[Site]]:
@@ -134,7 +171,7 @@ def _prepare(options: argparse.Namespace) -> tuple[_Task, list[Site]]:
         n_permutations=options.permutations,
         seed=options.seed,
     )
-    bench = Bench(chosen, source(options))
+    bench = Bench(chosen, shared.source(options))
     site = declared_site(options.sae, options.model)
     if site != Site(site.block):
         raise UserError(f"The SAE reads {site}; this command compares residual streams", where="--sae")
@@ -146,7 +183,7 @@ def _prepare(options: argparse.Namespace) -> tuple[_Task, list[Site]]:
     return _Task(bench, rows, design, site, options), sites
 
 
-def _reliability(task: _Task, sites: Sequence[Site]) -> None:
+def _reliability(task: _Task, sites: Sequence[Site]) -> pd.DataFrame:
     """Split-half reliability of the effect map of the neurons of each block, and of the latents."""
     read = [(_NEURONS, site, task.bench.neurons(site)) for site in sites]
     read.append((_LATENTS, task.site, task.bench.latents(task.site)))
@@ -166,21 +203,22 @@ def _reliability(task: _Task, sites: Sequence[Site]) -> None:
             )
         except UserError as error:  # sets whose items cannot be halved can still be decoded
             print(f"\nNo reliability over items: {error}")
-            return
+            return pd.DataFrame()
         row = {"representation": name, "block": site.block, "n_features": found.n_features, "n_items": found.n_items}
         row |= {"half": found.half, "reliability": found.reliability, "ceiling": found.ceiling, "p": found.p}
         table.append(row)
     _write(task, "reliability", pd.DataFrame(table))
     _show("Reliability over items of the effects of all features (ceiling: best correlation of any model)", table)
+    return pd.DataFrame(table)
 
 
-def _cross_decoding(task: _Task) -> None:
+def _cross_decoding(task: _Task) -> pd.DataFrame:
     """Every crossed factor, with neurons and with latents of the SAE's block."""
     chosen, contrast = task.bench.stimuli, task.options.contrast
     across = task.options.across or _crossed(task)
     if not across:
         print("\nNeither a factor nor large enough domains are crossed with this contrast: no cross-decoding")
-        return
+        return pd.DataFrame()
     cells, summaries = [], []
     for factor in across:
         levels_S = crossed_levels(chosen, factor, contrast)
@@ -189,9 +227,9 @@ def _cross_decoding(task: _Task) -> None:
             about = {"factor": factor, "representation": name, "block": task.site.block}
             cells.append(found.cells.assign(**about))
             summaries.append(pd.DataFrame([about] * len(found.summary)).join(found.summary))
-            ax = generalisation_plots.transfer_map(found.cells, factor, f"{_title(task)}, {plots.LABELS[name]}")
+            ax = plots.transfer_map(found.cells, factor, f"{_title(task)}, {plots.LABELS[name]}")
             plots.save(ax.figure, task.options.out / "figures" / f"cross_decoding-{factor}-{name}")
-    _report(task, "cross_decoding", cells, summaries, "Cross-decoding: train at one level, test at another")
+    return _report(task, "cross_decoding", cells, summaries, "Cross-decoding: train at one level, test at another")
 
 
 def _crossed(task: _Task) -> tuple[str, ...]:
@@ -203,13 +241,15 @@ def _crossed(task: _Task) -> tuple[str, ...]:
     return crossed_factors(chosen, contrast) or (("domain",) if usable else ())
 
 
-def _block_transfer(task: _Task, sites: Sequence[Site]) -> None:
+def _block_transfer(task: _Task, sites: Sequence[Site]) -> pd.DataFrame:
     """Neurons of every block to every block."""
     responses = {site: task.bench.neurons(site) for site in sites}
     found = block_transfer(responses, task.rows, task.design, pooling=task.options.pooling, **task.method)
-    _report(task, "block_transfer", [found.cells], [found.summary], "Block to block: the same neurons, other depths")
-    ax = generalisation_plots.transfer_map(found.cells, "block", f"{_title(task)}, {plots.LABELS[_NEURONS]}")
+    ax = plots.transfer_map(found.cells, "block", f"{_title(task)}, {plots.LABELS[_NEURONS]}")
     plots.save(ax.figure, task.options.out / "figures" / "block_transfer")
+    return _report(
+        task, "block_transfer", [found.cells], [found.summary], "Block to block: the same neurons, other depths"
+    )
 
 
 def _title(task: _Task) -> str:
@@ -219,8 +259,8 @@ def _title(task: _Task) -> str:
 
 def _report(
     task: _Task, name: str, cells: Sequence[pd.DataFrame], summaries: Sequence[pd.DataFrame], title: str
-) -> None:
-    """Write cells and summary; print the matrix (or matrices) of AUROCs and the summary."""
+) -> pd.DataFrame:
+    """Write cells and summary; print the matrix (or matrices) of AUROCs and the summary, which is returned."""
     table, summary = pd.concat(cells, ignore_index=True), pd.concat(summaries, ignore_index=True)
     _write(task, name, table)
     _write(task, f"{name}_summary", summary)
@@ -233,9 +273,10 @@ def _report(
     _show(
         f"In the same and in other contexts (95 % interval; p from {task.options.permutations} permutations)", summary
     )
+    return summary
 
 
-def _controls(task: _Task) -> None:
+def _controls(task: _Task) -> pd.DataFrame:
     """Held-out AUROC of neurons and latents beside what training cannot have put there."""
     bench, site = task.bench, task.site
     neurons = bench.neurons(site)
@@ -260,6 +301,7 @@ def _controls(task: _Task) -> None:
         table.append(row | {key: getattr(found.auroc, key) for key in ("ci_low", "ci_high", "p")})
     _write(task, "controls", pd.DataFrame(table))
     _show("Controls: held-out AUROC (95 % interval, permutation p)", table)
+    return pd.DataFrame(table)
 
 
 def _show(title: str, table: Any) -> None:
@@ -275,9 +317,8 @@ def _write(task: _Task, name: str, table: pd.DataFrame) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; exit code 2 on bad input."""
-    options = parser().parse_args(arguments)
-    return end(lambda: run(options))
+    """Entry point; exit codes as `neurosae.console` says."""
+    return shared.main(parser(), run, arguments)
 
 
 if __name__ == "__main__":

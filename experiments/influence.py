@@ -24,11 +24,13 @@ import scipy.sparse as sp
 
 from experiments import options as shared
 from neurosae import gold, plots, stimuli
+from neurosae.console import Parser, Summary
 from neurosae.contrasts import Contrast
 from neurosae.errors import UserError
 from neurosae.files import write_json, write_text
 from neurosae.fitted import FittedEnsemble, encoder_of, fit_ensemble, target_level
 from neurosae.inference.design import make_folds
+from neurosae.plots import dose_response
 from neurosae.representations import Bench, Source
 from neurosae.responses import Responses
 from neurosae.sae import loading
@@ -53,7 +55,6 @@ from neurosae.steering.interventions import (
     steer_ensemble,
 )
 from neurosae.steering.texts import gold_probe, perplexity_cost, score_texts, what_is_it
-from neurosae.steering_plots import dose_response
 from neurosae.variants import Variant
 
 PROMPTS = (
@@ -65,32 +66,37 @@ PROMPTS = (
 _WIDTH = 110
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Command-line options."""
     p = shared.command("influence", __doc__)
-    shared.add_config(p)
-    p.add_argument("--concept", default="success", help="a stimulus set: name or file (default: %(default)s)")
-    p.add_argument("--contrast", help="one of its contrasts (default: the first)")
-    p.add_argument("--representation", default="sae", choices=["raw", "sae", "untrained_sae"])
-    p.add_argument("--selector", default="mean_difference", choices=sorted(SELECTORS))
-    p.add_argument("--k", type=int, default=8, help="features in the ensemble (default: %(default)s)")
-    p.add_argument("--block", type=int, help="block of the neurons (default: that of the SAE)")
-    p.add_argument("--sae", default=loading.DEFAULT, help="(default: %(default)s)")
+    what = p.add_argument_group("what")
+    what.add_argument("--concept", default="success", help="a stimulus set: name or file")
+    what.add_argument("--contrast", help="one of its contrasts (default: the first)")
+    variant = p.add_argument_group("the ensemble")
+    variant.add_argument(
+        "--representation", default="sae", choices=["raw", "sae", "untrained_sae"], help="whose features"
+    )
+    variant.add_argument("--selector", default="mean_difference", choices=sorted(SELECTORS), help="how they are found")
+    variant.add_argument("--k", type=int, default=8, help="features in the ensemble")
+    variant.add_argument("--block", type=int, help="block of the neurons (default: that of the SAE)")
+    variant.add_argument("--sae", default=loading.DEFAULT, help="a bundled name, a path, a hub name")
     shared.add_model(p)
-    p.add_argument("--how", default="clamp", choices=HOWS, help="(default: %(default)s)")
-    p.add_argument(
+    how = p.add_argument_group("steering")
+    how.add_argument("--how", default="clamp", choices=HOWS, help="what is done to the features")
+    how.add_argument(
         "--doses", type=float, nargs="+", default=[0.5, 0.9, 0.99], help="quantiles; either sign is measured"
     )
-    p.add_argument("--positions", default="both", choices=POSITIONS, help="steered tokens (default: %(default)s)")
-    p.add_argument("--random-directions", type=int, default=RANDOM_DIRECTIONS, help="(default: %(default)s)")
-    p.add_argument("--random-features", type=int, default=3, help="draws of features that fire as often (default: 3)")
-    p.add_argument("--prompt", action="append", help="text to continue; may be repeated")
-    p.add_argument("--tokens", type=int, default=30, help="new tokens per prompt (default: %(default)s)")
-    p.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest token (default)")
-    p.add_argument("--ask", type=int, default=0, help="ask the steered model what so many held-out texts are")
-    p.add_argument("--score", action="store_true", help="score generated texts by a decision fitted to the gold corpus")
-    p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--out", type=Path, required=True, help="folder for tables and figures")
+    how.add_argument("--positions", default="both", choices=POSITIONS, help="steered tokens")
+    how.add_argument("--random-directions", type=int, default=RANDOM_DIRECTIONS, help="controls of the same norm")
+    how.add_argument("--random-features", type=int, default=3, help="draws of features that fire as often")
+    how.add_argument("--seed", type=int, default=0, help="of halves, controls and sampling")
+    texts = p.add_argument_group("texts")
+    texts.add_argument("--prompt", action="append", help="text to continue; may be repeated (default: four that ship)")
+    texts.add_argument("--tokens", type=int, default=30, help="new tokens per prompt")
+    texts.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest token (default)")
+    texts.add_argument("--ask", type=int, default=0, help="ask the steered model what so many held-out texts are")
+    texts.add_argument("--score", action="store_true", help="score the texts by a decision fitted to the gold corpus")
+    p.output.add_argument("--out", type=Path, required=True, help="folder for tables and figures")
     return p
 
 
@@ -204,7 +210,7 @@ def write_texts(task: Task, norms: dict[float, float]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> Summary:
     """Fit, steer, print and write."""
     task = prepare(options)
     ensemble = task.ensemble
@@ -233,7 +239,39 @@ def run(options: argparse.Namespace) -> None:
     colour = plots.PALETTE[options.representation]
     ax = dose_response(effect, colour=colour, title=f"{ensemble.concept}, {options.representation}, k = {options.k}")
     plots.save(ax.figure, options.out / "figures" / "dose_response")
-    print(f"\nEverything is in {options.out}")
+    return _summary(task, effect, table)
+
+
+def _summary(task: Task, effect: CausalEffect, doses: pd.DataFrame) -> Summary:
+    """How far the strongest dose pushes, beside what random directions do, and what it costs."""
+    options, ensemble, slope = task.options, task.ensemble, effect.slope
+    top, controls = doses.iloc[doses["dose"].argmax()], effect.controls
+    random = controls[(controls["dose"] == top["dose"]) & (controls["control"] == "random directions")].iloc[0]
+    shift = shared.with_interval(top["shift"], top["low"], top["high"])
+    return Summary(
+        [
+            f"Steered with {ensemble.name} at dose {top['dose']:g}, the model shifts towards "
+            f"'{ensemble.target}' endings by {shift} nats per token on {top['n_pairs']:.0f} held-out pairs.",
+            f"{random['n']:.0f} random directions of the same norm shift it by {random['least']:.2f} to "
+            f"{random['most']:.2f} (p = {random['p']:.3f}, the least possible: {random['smallest_p']:.3f}).",
+            f"The slope over doses is {shared.with_interval(slope.value, slope.low, slope.high)}; "
+            f"at that dose the perplexity of other text grows {top['perplexity_ratio']:.2f}-fold.",
+        ],
+        {
+            "ensemble": ensemble.name,
+            "doses": doses.to_dict("records"),
+            "controls": controls.to_dict("records"),
+            "slope": slope._asdict(),
+        },
+        options.out,
+        {
+            "figures/dose_response.png": "the dose-response",
+            "texts.csv": "texts side by side",
+            "doses.csv": "shift and cost per dose",
+            "controls.csv": "random directions and features",
+        },
+        [f"python -m experiments.discover --concept {options.concept} --out discovered   # which texts drive it"],
+    )
 
 
 def ask(task: Task) -> pd.DataFrame:
@@ -297,8 +335,8 @@ def _plain(table: pd.DataFrame) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; exit code 2 on bad input."""
-    return shared.end(lambda: run(shared.read(parser(), arguments)))
+    """Entry point; exit codes as `neurosae.console` says."""
+    return shared.main(parser(), run, arguments)
 
 
 if __name__ == "__main__":

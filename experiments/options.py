@@ -1,18 +1,18 @@
-"""What several commands ask alike: which language model, which SAE, which texts; and how they end."""
+"""What several commands ask alike: which language model, which SAE, which texts."""
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import logging
-import sys
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from neurosae import models, norms, stimuli
+from neurosae import console, models, norms, stimuli
+from neurosae.console import Parser, Summary
 from neurosae.corpora import read_texts
 from neurosae.errors import UserError, unknown_name
 from neurosae.models import LanguageModel
@@ -20,13 +20,27 @@ from neurosae.representations import Source
 from neurosae.sae import loading
 
 
-def command(module: str, description: str | None) -> argparse.ArgumentParser:
-    """A parser that shows the module's docstring, examples included, as its help."""
-    return argparse.ArgumentParser(
-        prog=f"python -m experiments.{module}",
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def command(module: str, description: str | None, resumes: str = "") -> Parser:
+    """A parser that shows the module's docstring, examples included, as its help; `resumes` as in `Parser`."""
+    p = Parser(f"python -m experiments.{module}", description, resumes)
+    p.output.add_argument("--config", type=Path, help="YAML file with any of these options; the command line wins")
+    return p
+
+
+def main(p: Parser, run: Callable[[argparse.Namespace], Summary], arguments: Sequence[str] | None) -> int:
+    """`neurosae.console.main` with ``--config``."""
+    return console.main(p, run, arguments, read)
+
+
+def with_interval(value: float, low: float, high: float, digits: int = 2) -> str:
+    """A value with its 95 % interval, where it has one.
+
+    >>> with_interval(0.916, 0.88, 0.943)
+    '0.92 [0.88, 0.94]'
+    """
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return f"{value:.{digits}f}"
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 class _NoAliases(yaml.SafeLoader):
@@ -39,12 +53,7 @@ class _NoAliases(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-def add_config(p: argparse._ActionsContainer) -> None:
-    """Add ``--config``, which `read` understands."""
-    p.add_argument("--config", type=Path, help="YAML file with any of these options; the command line wins")
-
-
-def read(p: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
+def read(p: Parser, arguments: Sequence[str] | None) -> argparse.Namespace:
     """Command line over the file of ``--config`` over defaults; every long option is a key of the file.
 
     Raises
@@ -52,14 +61,23 @@ def read(p: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argpars
     UserError
         A file that cannot be read, is no mapping or has aliases; a key that is no option, with the nearest one.
     """
-    p.allow_abbrev = False  # or a shortened --config would be missed here
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    add_config(first)
+    first.add_argument("--config", type=Path, nargs="?")
     config = first.parse_known_args(arguments)[0].config
-    return p.parse_args(arguments, p.parse_args(_as_arguments(p, config)) if config else None)
+    if config is None:
+        return p.parse_args(arguments)
+    chosen = _as_arguments(p, config)
+    required = [each for each in (*p._actions, *p._mutually_exclusive_groups) if each.required]
+    for each in required:  # what must be given may stand on either side
+        each.required = False
+    defaults = p.parse_args(chosen)
+    for each in required:
+        flags = {flag for action in getattr(each, "_group_actions", [each]) for flag in action.option_strings}
+        each.required = not flags & set(chosen)
+    return p.parse_args(arguments, defaults)
 
 
-def _as_arguments(p: argparse.ArgumentParser, config: Path) -> list[str]:
+def _as_arguments(p: Parser, config: Path) -> list[str]:
     """The options of a configuration file as they would stand on the command line."""
     known = {action.dest for action in p._actions if action.option_strings} - {"help", "config"}
     try:
@@ -81,20 +99,23 @@ def _as_arguments(p: argparse.ArgumentParser, config: Path) -> list[str]:
     return arguments
 
 
-def add_model(p: argparse.ArgumentParser, *, default: str | None = models.DEFAULT) -> None:
+def add_model(p: Parser, *, default: str | None = models.DEFAULT, dtype: str = "float32") -> None:
     """Add ``--model``, ``--device``, ``--device-map`` and ``--dtype``."""
     shown = default or "the one that the SAE names"
-    p.add_argument("--model", default=default, help=f"a Hugging Face name or a folder (default: {shown})")
-    p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    p.add_argument("--device-map", help="spread a large model over devices: auto, balanced (needs accelerate)")
-    p.add_argument("--dtype", default="float32", choices=list(models.DTYPES), help="of the language model")
+    group = p.add_argument_group("language model")
+    group.add_argument("--model", default=default, help=f"a Hugging Face name or a folder (default: {shown})")
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    group.add_argument(
+        "--device-map", help="spread a large model: auto, balanced; needs accelerate (default: one device)"
+    )
+    group.add_argument("--dtype", default=dtype, choices=list(models.DTYPES), help="of the language model's weights")
 
 
-def add_texts(p: argparse.ArgumentParser, default: int = 600) -> None:
+def add_texts(p: argparse._ActionsContainer, default: int = 600) -> None:
     """Add ``--corpus``, ``--texts`` and ``--context``."""
     p.add_argument("--corpus", help="texts to measure on (default: the calibration text and every built-in stimulus)")
-    p.add_argument("--texts", type=int, default=default, help="at most so many of them (default: %(default)s)")
-    p.add_argument("--context", type=int, default=256, help="longest context in tokens (default: %(default)s)")
+    p.add_argument("--texts", type=int, default=default, help="at most so many of them")
+    p.add_argument("--context", type=int, default=256, help="longest context in tokens")
 
 
 def source(options: argparse.Namespace) -> Source:
@@ -151,18 +172,19 @@ def texts(options: argparse.Namespace) -> list[str]:
 
 def shipped_texts() -> list[str]:
     """Texts that ship with the project, each once."""
-    sentences = [text for name in sorted(stimuli.available()) for text in stimuli.load(name).table["text"]]
+    sentences = [text for each in stimuli.concepts() for text in each.table["text"]]
     return list(dict.fromkeys([*norms.calibration_texts(), *sentences]))
 
 
+def add_config(p: argparse._ActionsContainer) -> None:
+    """Nothing: every command has ``--config``."""
+
+
 def end(run: Callable[[], None]) -> int:
-    """Run a command; what a person can act on is printed, and the exit code is 2."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for library in ("httpx", "httpx2"):
-        logging.getLogger(library).setLevel(logging.WARNING)
+    """To be replaced by `main`."""
     try:
         run()
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(error)
         return 2
     return 0

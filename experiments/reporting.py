@@ -12,7 +12,9 @@ from experiments import scorecard_report
 from experiments.comparison_run import ContrastRun, Tables
 from experiments.stages import Findings
 from neurosae import plots
-from neurosae.runs import RunFolder, features_table
+from neurosae.evidence.sides import Sides
+from neurosae.report import write_report
+from neurosae.runs import RunFolder, best_selecting, features_table
 from neurosae.variants import ALL, CONTROL_K, PCA
 
 _SHOWN = 12
@@ -28,7 +30,7 @@ def print_and_draw(contrast_run: ContrastRun, folder: RunFolder, tables: Tables,
         print(f"\n{scorecard_report.summary(findings)}", flush=True)
     draw(contrast_run, folder, tables)
     scorecard_report.draw(findings, folder.path / "figures")
-    print(f"\nEverything is in {folder.path}: tables/ (CSV, Parquet), figures/ (PNG, SVG), cells/, manifest.json")
+    write_report(folder.path)
 
 
 def write_and_print_across(folder: RunFolder, across: pd.DataFrame) -> None:
@@ -36,7 +38,7 @@ def write_and_print_across(folder: RunFolder, across: pd.DataFrame) -> None:
     folder.write_table("claims_across_contrasts", across)
     print("\nAcross contrasts (the contrast is the unit)\n")
     print(across.to_string(index=False))
-    print(f"\n{folder.path}")
+    write_report(folder.path)
 
 
 def summary(contrast_run: ContrastRun, tables: Tables) -> str:
@@ -130,7 +132,7 @@ def _one_setting(contrast_run: ContrastRun, table: pd.DataFrame) -> pd.DataFrame
 def draw(contrast_run: ContrastRun, folder: RunFolder, tables: Tables) -> None:
     """All figures of a run; with several ensembles, blocks or poolings, all but the curve show the first of each."""
     where = folder.path / "figures"
-    plots.save(plots.specification_curve(tables.variants), where / "specification_curve")
+    plots.save(plots.specification_curve(tables.variants).figure, where / "specification_curve")
     plots.save(plots.claims(tables.claims).figure, where / "claims")
     variants = _one_setting(contrast_run, tables.variants)
     features = _one_setting(contrast_run, features_table(tables.cells))
@@ -144,8 +146,7 @@ def draw(contrast_run: ContrastRun, folder: RunFolder, tables: Tables) -> None:
     size = {"squeeze": False, "layout": "constrained"}
     figure, axes = plt.subplots(1, len(present), figsize=(5.5 * len(present), 4.2), sharey=True, **size)
     for ax, representation in zip(axes[0], present, strict=True):
-        plots.score_against_k(variants, representation, ax)
-    axes[0][-1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        plots.score_against_k(variants, representation, ax, legend=representation == present[-1])
     plots.save(figure, where / "score_against_k")
     figure, axes = plt.subplots(1, len(present), figsize=(6.2 * len(present), 5.2), **size)
     for ax, representation in zip(axes[0], present, strict=True):
@@ -156,23 +157,13 @@ def draw(contrast_run: ContrastRun, folder: RunFolder, tables: Tables) -> None:
 
 def _best_ensemble(contrast_run: ContrastRun, tables: Tables) -> Any:
     """Held-out output of the best variant that selects features."""
-    cells = [cell for cell in tables.cells if cell["selector"] not in (ALL, PCA)]
-    best = max(cells, key=lambda cell: cell["auroc"]["mean"])
+    best = best_selecting(tables.cells)
+    assert best is not None  # variants that select were drawn before
     table = contrast_run.stimuli.table.iloc[contrast_run.rows]
     decisions = pd.DataFrame(
         {"decision": best["decision"], "side": contrast_run.labels, "domain": table["domain"].to_numpy()}
     )
     method = f"{plots.LABELS[best['representation']]}, {plots.selector_label(best['selector'])}, k = {best['k']}"
     title = f"{method}: AUROC {best['auroc']['mean']:.3f}"
-    target, foil = _sides(contrast_run)
+    target, foil = Sides.of(contrast_run.stimuli, contrast_run.contrast).names
     return plots.stimulus_activation(decisions, target, foil, title).figure
-
-
-def _sides(contrast_run: ContrastRun) -> tuple[str, str]:
-    """Names of the two sides: the level, where a side is one level, else the contrast's name."""
-    table = contrast_run.stimuli.table.iloc[contrast_run.rows]
-    for factor in contrast_run.stimuli.factors:
-        sides = [set(table.loc[(contrast_run.labels == sign), factor]) for sign in (1, -1)]
-        if all(len(side) == 1 for side in sides) and sides[0] != sides[1]:
-            return str(sides[0].pop()), str(sides[1].pop())
-    return f"{contrast_run.contrast} > 0", f"{contrast_run.contrast} < 0"

@@ -27,9 +27,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from experiments import options as shared
 from experiments.describe_sae import ordinary_texts
-from experiments.options import add_model, command, end, load_model, shipped_texts
-from neurosae import dictionary_plots, plots
+from neurosae import plots
+from neurosae.console import Parser, Summary
 from neurosae.corpora import identity, read_texts
 from neurosae.dictionary import members
 from neurosae.dictionary.completeness import Mentions, background_rates, completeness, read_background, read_mentions
@@ -46,7 +47,7 @@ from neurosae.sae.training_data import ShardData
 from neurosae.sae.training_plan import TrainingPlan
 from neurosae.sites import Site
 
-log = logging.getLogger("sae_scaling")
+log = logging.getLogger("neurosae.sae_scaling")
 _LR, _LR_WIDTH = 7e-4, 6144  # the learning rate that suits so many latents
 _SMOKE = {
     "width": [32, 64, 128, 256],
@@ -62,37 +63,40 @@ _SMOKE = {
 }
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Command-line options."""
     plan = TrainingPlan()
-    p = command("sae_scaling", __doc__)
-    data = p.add_mutually_exclusive_group(required=True)
-    data.add_argument("--shards", type=Path, help="train on the activations in this folder (experiments.capture)")
-    data.add_argument("--corpus", help="capture activations of this corpus first, into OUT/shards")
+    p = shared.command("sae_scaling", __doc__, "Every finished cell is on disk.")
+    group = p.add_argument_group("data, one of the first three")
+    data = group.add_mutually_exclusive_group(required=True)
+    data.add_argument("--shards", type=Path, help="train on this folder of experiments.capture (default: none)")
+    data.add_argument("--corpus", help="capture activations of this corpus first, into OUT/shards (default: none)")
     data.add_argument("--smoke-test", action="store_true", help="tiny SAEs on the texts that ship, under a minute")
-    p.add_argument("--out", type=Path, required=True, help="folder for cells, the table and figures")
-    p.add_argument("--width", type=int, nargs="+", default=[512, 1024, 2048, 4096], help="numbers of latents")
-    p.add_argument("--k", type=int, nargs="+", default=[plan.k], help="active latents per token")
-    p.add_argument("--epochs", type=float, default=1.0, help="passes over the tokens (default: %(default)s)")
-    p.add_argument("--batch-size", type=int, default=1024, help="tokens per step (default: %(default)s)")
-    p.add_argument(
+    group.add_argument("--site", default="15", help="block or hook name to capture, with --corpus")
+    group.add_argument("--tokens", type=int, default=500_000, help="clean tokens to capture")
+    group.add_argument("--held-out", type=int, default=300, help="texts to measure on")
+    group.add_argument(
+        "--held-out-corpus", help="where they are from (default: the first of --corpus; with --shards: texts that ship)"
+    )
+    sae = p.add_argument_group("SAEs")
+    sae.add_argument("--width", type=int, nargs="+", default=[512, 1024, 2048, 4096], help="numbers of latents")
+    sae.add_argument("--k", type=int, nargs="+", default=[plan.k], help="active latents per token")
+    sae.add_argument("--epochs", type=float, default=1.0, help="passes over the tokens")
+    sae.add_argument("--batch-size", type=int, default=1024, help="tokens per step: bounds memory")
+    sae.add_argument(
         "--lr",
         type=float,
         default=_LR,
-        help=f"at {_LR_WIDTH} latents; others get it by 1 / sqrt(width), Gao et al. 2024 (default: %(default)s)",
+        help=f"at {_LR_WIDTH} latents; others get it by 1 / sqrt(width), Gao et al. 2024",
     )
-    p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--site", default="15", help="block or hook name to capture, with --corpus (default: %(default)s)")
-    p.add_argument("--tokens", type=int, default=500_000, help="clean tokens to capture (default: %(default)s)")
-    p.add_argument("--held-out", type=int, default=300, help="texts to measure on (default: %(default)s)")
-    p.add_argument(
-        "--held-out-corpus", help="where they are from (default: the first of --corpus; with --shards: texts that ship)"
-    )
-    p.add_argument("--members", nargs="+", default=["all"], help="member lists, see experiments.describe_sae")
-    p.add_argument(
+    sae.add_argument("--seed", type=int, default=0, help="of the weights and of the order of tokens")
+    known = p.add_argument_group("what they know")
+    known.add_argument("--members", nargs="+", default=["all"], help="member lists, see experiments.describe_sae")
+    known.add_argument(
         "--background", type=int, help="ordinary texts that tell which latents are rare (default: all that ship)"
     )
-    add_model(p, default=None)
+    shared.add_model(p, default=None)
+    p.output.add_argument("--out", type=Path, required=True, help="folder for cells, the table and figures")
     return p
 
 
@@ -117,7 +121,7 @@ class Bench:
         }
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> Summary:
     """Capture if needed, train and measure what is missing, write the table, draw."""
     if options.smoke_test:
         vars(options).update(_SMOKE)
@@ -130,11 +134,11 @@ def run(options: argparse.Namespace) -> None:
             raise UserError(f"{value} texts", where=f"--{name.replace('_', '-')}", allowed="2 or more")
     held_out = list(itertools.islice(_texts(options.held_out_corpus or options.corpus), options.held_out))
     record = _record(options.shards)
-    language_model = load_model(options, record.get("model"))
+    language_model = shared.load_model(options, record.get("model"))
     site = Site.parse(record.get("site", options.site))
     shards = _shards(options, language_model, site)
     background = ordinary_texts(lists, options.background)
-    shared = {
+    measured_on = {
         "shards": shards_digest(shards),
         "model": language_model.fingerprint,
         "held_out": digest(held_out),
@@ -144,7 +148,7 @@ def run(options: argparse.Namespace) -> None:
     bench: Bench | None = None
     rows = []
     for plan in plans:
-        folder = options.out / "cells" / f"width{plan.n_latents}-k{plan.k}-{digest([asdict(plan), shared])}"
+        folder = options.out / "cells" / f"width{plan.n_latents}-k{plan.k}-{digest([asdict(plan), measured_on])}"
         if not (folder / "cell.json").is_file():
             log.info("training %d latents, k = %d", plan.n_latents, plan.k)
             bench = bench or _read(language_model, held_out, background, lists, site)
@@ -152,7 +156,7 @@ def run(options: argparse.Namespace) -> None:
             found = bench.measure(load(str(folder / "sae"), options.device))
             write_json(folder / "cell.json", {"n_latents": plan.n_latents, "k": plan.k, **found})
         rows.append(json.loads((folder / "cell.json").read_text(encoding="utf-8")))
-    report(pd.DataFrame(rows), options.out)
+    return report(pd.DataFrame(rows), options.out)
 
 
 def _plan(options: argparse.Namespace, width: int, k: int) -> TrainingPlan:
@@ -169,7 +173,7 @@ def _plan(options: argparse.Namespace, width: int, k: int) -> TrainingPlan:
 
 
 def _texts(corpus: str | None) -> Iterator[str]:
-    return read_texts(corpus) if corpus else iter(shipped_texts())
+    return read_texts(corpus) if corpus else iter(shared.shipped_texts())
 
 
 def _record(shards: Path | None) -> dict[str, Any]:
@@ -240,7 +244,7 @@ def _train(plan: TrainingPlan, shards: Path, site: Site, language_model: Languag
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
-def report(cells: pd.DataFrame, out: Path) -> None:
+def report(cells: pd.DataFrame, out: Path) -> Summary:
     """Write ``scaling.csv``, ``power_law.csv`` and the figure, and print the tables."""
     laws = {}
     for k in sorted(cells["k"].unique().tolist()):
@@ -254,20 +258,41 @@ def report(cells: pd.DataFrame, out: Path) -> None:
     print(f"\nFVU = coefficient * width ** -exponent\n\n{fits.to_string(index=False, float_format='{:.3f}'.format)}")
     figure, axes = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
     fitted = " (dashed: power law)" if any(law.valid for law in laws.values()) else ""
-    dictionary_plots.scaling_curve(cells, "fvu", f"clean FVU, held out{fitted}", laws, axes[0])
+    plots.scaling_curve(cells, "fvu", f"clean FVU, held out{fitted}", laws, axes[0])
     axes[0].set_yscale("log")
     for which in (axes[0].yaxis.set_major_formatter, axes[0].yaxis.set_minor_formatter):
         which("{x:.2f}")
-    dictionary_plots.scaling_curve(cells, "dead_share", "share of latents that never fire on these", ax=axes[1])
-    dictionary_plots.scaling_curve(cells, "completeness", "share of members with their own latent", ax=axes[2])
+    plots.scaling_curve(cells, "dead_share", "share of latents that never fire on these", ax=axes[1])
+    plots.scaling_curve(cells, "completeness", "share of members with their own latent", ax=axes[2])
     plots.save(figure, out / "figures" / "scaling")
-    print(f"\nEverything is in {out}")
+    best = cells.iloc[int(cells["fvu"].argmin())]
+    sentences = [
+        f"Of {len(cells)} SAEs the one with {best['n_latents']:,.0f} latents and k = {best['k']:.0f} leaves least "
+        f"unexplained: {best['fvu']:.1%} of the variance of {best['n_tokens']:,.0f} held-out tokens; "
+        f"{best['dead_share']:.1%} of its latents never fire there, {best['completeness']:.1%} of the members have one."
+    ]
+    sentences += [
+        f"k = {k}: unexplained variance falls with width to the power of {-law.exponent:.2f}."
+        for k, law in laws.items()
+        if law.valid
+    ]
+    return Summary(
+        sentences,
+        {"cells": cells.to_dict("records"), "power_law": fits.to_dict("records")},
+        out,
+        {
+            "figures/scaling.png": "figures against width",
+            "scaling.csv": "every SAE",
+            "power_law.csv": "the fits",
+            "cells": "the SAEs themselves",
+        },
+        ["python -m experiments.train_sae CORPUS --latents N --out my-sae   # train one for longer"],
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; exit code 2 on bad input."""
-    options = parser().parse_args(arguments)
-    return end(lambda: run(options))
+    """Entry point; exit codes as `neurosae.console` says."""
+    return shared.main(parser(), run, arguments)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,10 @@ import pandas as pd
 
 from experiments.stages import Findings
 from experiments.steer_stage import best_effect
-from neurosae import plots, scorecard_plots
+from neurosae import plots
 from neurosae.comparison import VARIANT
+from neurosae.plots import dose_response
 from neurosae.scorecard import OUTCOMES
-from neurosae.steering_plots import dose_response
 
 _BEST = 10
 
@@ -66,12 +66,12 @@ def draw(findings: Findings, where: Path) -> None:
     shown = findings.card[findings.card["k"] == work.k]
     if "discover" in findings.results and shown["discovery_ap"].notna().any():
         title = f"Do their decisions retrieve the concept? ({about}, {len(work.corpus.table)} sentences)"
-        plots.save(scorecard_plots.retrieval(shown, title).figure, where / "discovery")
+        plots.save(plots.retrieval(shown, title).figure, where / "discovery")
     if "explain" in findings.results and shown["target_score"].notna().any():
         concept, _ = work.graded_concept()
         average = float(work.corpus.grades(concept).mean()) if concept else None
         title = f"Do the sentences that drive them show the concept? ({about})"
-        plots.save(scorecard_plots.target_score(shown, average, title).figure, where / "explanations")
+        plots.save(plots.target_score(shown, average, title).figure, where / "explanations")
     if "steer" in findings.results and (best := best_effect(findings.results["steer"])):
         variant, effect = best
         colour = plots.PALETTE[variant.representation]

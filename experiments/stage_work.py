@@ -30,7 +30,7 @@ from neurosae.stimuli import StimulusSet
 from neurosae.variants import ALL, CONTROL_K, PCA, Grid, Variant
 
 Array = NDArray[np.float64]
-STAGES = ("select", "discover", "explain", "steer")
+STAGES = ("select", "discover", "explain", "steer", "evidence")
 GOLD = "gold"
 
 
@@ -232,15 +232,21 @@ class GoldSentences:
         values = pooled.values_SF[:, ensemble.features_K]
         return ensemble.decision(values if isinstance(values, np.ndarray) else values.toarray())
 
+    def neurons(self, site: Site) -> Responses:
+        """Raw activations."""
+        return self._bench(site).neurons(site)
+
+    def _bench(self, site: Site) -> Bench:
+        return self._benches.setdefault(site, Bench(self._set, self._source))
+
     def responses(self, ensemble: FittedEnsemble, bench: Bench) -> Responses:
         """Token rows of what the ensemble reads."""
         representation, site = ensemble.variant.representation, ensemble.site
         if (representation, site) not in self._responses:
-            own = self._benches.setdefault(site, Bench(self._set, self._source))
             if representation == "untrained_sae":
-                found = encode(encoder_of(bench, ensemble), own.neurons(site), "untrained")
+                found = encode(encoder_of(bench, ensemble), self.neurons(site), "untrained")
             else:
-                found = own.responses(representation, site.block)
+                found = self._bench(site).responses(representation, site.block)
             self._responses[representation, site] = found
         return self._responses[representation, site]
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ import pandas as pd
 
 from experiments.comparison_run import ContrastRun, Tables
 from experiments.discover_stage import discover
+from experiments.evidence_stage import keep
 from experiments.explain_stage import explain
 from experiments.stage_work import STAGES, StageResult, StageSettings, Work, representatives
 from experiments.steer_stage import steer
@@ -21,7 +23,8 @@ from neurosae.scorecard import new_domain_claims, scorecard
 TABLES = {"discover": "discovery", "explain": "explanations", "steer": "steering"}
 _RUN: dict[str, Callable[[Work], StageResult]] = {"discover": discover, "explain": explain, "steer": steer}
 # Rough seconds of a 2-core machine, for --dry-run only: once, and per variant looked at; `steer` with 16 words a text.
-_SECONDS, _WORDS = {"discover": (45.0, 0.4), "explain": (5.0, 0.6), "steer": (70.0, 3.3)}, 16
+_SECONDS = {"discover": (45.0, 0.4), "explain": (5.0, 0.6), "steer": (70.0, 3.3), "evidence": (40.0, 0.0)}
+_WORDS = 16
 
 
 @dataclass(frozen=True)
@@ -74,21 +77,32 @@ def run_stages(
         tables.claims.assign(outcome="decoding", reason=""),
         new_domain_claims(domains_table(tables.cells), work.scope),
     ]
-    results, timings = {}, {}
+    results: dict[str, StageResult] = {}
+    timings: dict[str, float] = {}
     for stage in stages:
         if stage in _RUN:
-            started, busy = time.time(), time.process_time()
-            results[stage] = _RUN[stage](work)
-            timings[f"{stage}_s"] = round(time.time() - started, 1)
-            timings[f"{stage}_cpu_s"] = round(time.process_time() - busy, 1)
+            with _timed(stage, timings):
+                results[stage] = _RUN[stage](work)
             folder.write_table(TABLES[stage], results[stage].scores)
             claims.append(results[stage].claims)
     card = scorecard(tables.variants, [result.scores for result in results.values()])
     everything = pd.concat([_labelled(table, run) for table in claims], ignore_index=True)
     folder.write_table("scorecard", card)
     folder.write_table("claims", everything)
+    if "evidence" in stages:
+        with _timed("evidence", timings):
+            keep(work, tables, tuple(stages), results)
     folder.add_to_manifest({"stages": list(stages), "stage_timings": timings})
     return Findings(card, everything, results, work)
+
+
+@contextmanager
+def _timed(stage: str, timings: dict[str, float]) -> Iterator[None]:
+    """Seconds that a stage takes, on the clock and of the processor."""
+    started, busy = time.time(), time.process_time()
+    yield
+    timings[f"{stage}_s"] = round(time.time() - started, 1)
+    timings[f"{stage}_cpu_s"] = round(time.process_time() - busy, 1)
 
 
 def plan(run: ContrastRun, stages: Sequence[str]) -> str:
@@ -96,7 +110,7 @@ def plan(run: ContrastRun, stages: Sequence[str]) -> str:
     lines, n_few = [], len(representatives(run.settings.grid, run.variants))
     words = float(np.mean([len(text.split()) for text in run.stimuli.table["text"]]))
     for stage in stages:
-        if stage in _RUN:
+        if stage in _SECONDS:
             n = len(run.variants) if stage == "discover" else n_few
             once, each = _SECONDS[stage]
             longer = words / _WORDS if stage == "steer" else 1.0

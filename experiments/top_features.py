@@ -3,9 +3,8 @@
 Examples
 --------
 python -m experiments.top_features "The capital of France is"
-python -m experiments.top_features "The bridge held." --position mean --k 5 --json features.json
-python -m experiments.top_features "The capital of France is" --model meta-llama/Llama-3.1-8B \
-    --sae llama_scope_lxr_8x/l31r_8x --dtype bfloat16
+python -m experiments.top_features "The bridge held." --position mean --k 5 --json > features.json
+python -m experiments.top_features "It held." --model meta-llama/Llama-3.1-8B --sae llama_scope_lxr_8x/l31r_8x
 """
 
 from __future__ import annotations
@@ -19,30 +18,29 @@ from typing import Any
 import pandas as pd
 
 from experiments import options as shared
-from neurosae.files import write_json
+from neurosae.console import Parser, Summary
 from neurosae.prompt_features import POSITIONS, PromptFeatures, neuronpedia_id, read_labels, top_features
 from neurosae.sae import loading
 
+_NONE = "No latent is active {}."
 _PLACES = {"last": "at the last clean token", "max": "at their maximum", "mean": "on average over clean tokens"}
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Command-line options."""
     p = shared.command("top_features", __doc__)
-    p.add_argument("prompt")
-    p.add_argument(
-        "--sae", default=loading.DEFAULT, help="a bundled name, a file or folder, a hub name (default: %(default)s)"
-    )
+    what = p.add_argument_group("what")
+    what.add_argument("prompt", help="the text to read")
+    what.add_argument("--sae", default=loading.DEFAULT, help="a bundled name, a file or folder, a hub name")
+    what.add_argument("--k", type=int, default=10, help="latents to show")
+    what.add_argument("--position", default="last", choices=POSITIONS, help="what to rank by")
+    what.add_argument("--labels", type=Path, help="JSON or CSV with a label per latent (default: none)")
     shared.add_model(p, default=None)
-    p.add_argument("--k", type=int, default=10, help="latents to show (default: %(default)s)")
-    p.add_argument("--position", default="last", choices=POSITIONS, help="what to rank by (default: %(default)s)")
-    p.add_argument("--labels", type=Path, help="JSON or CSV with a label per latent")
-    p.add_argument("--json", type=Path, help="write the same to this file")
     return p
 
 
-def run(options: argparse.Namespace) -> None:
-    """Find, print, and write if asked for."""
+def run(options: argparse.Namespace) -> Summary:
+    """Find and show."""
     labels = read_labels(options.labels) if options.labels else {}
     sae, language_model = shared.load_pair(options)
     found = top_features(language_model, sae, options.prompt, options.k, options.position)
@@ -54,9 +52,14 @@ def run(options: argparse.Namespace) -> None:
         "prompt": options.prompt,
         "position": options.position,
     }
-    print(as_text(about, found, features))
-    if options.json:
-        write_json(options.json, about | as_json(found, features))
+    latents = ", ".join(map(str, features["latent"][:5]))
+    place = _PLACES[options.position]
+    return Summary(
+        [f"{found.n_active} latents are active {place}; the strongest: {latents}." if latents else _NONE.format(place)],
+        about | as_json(found, features),
+        answer=as_text(about, found, features),
+        then=[f"python -m experiments.evaluate_sae {options.sae}   # the texts that drive its latents"],
+    )
 
 
 def described(features: pd.DataFrame, labels: Mapping[int, str], neuronpedia: str | None) -> pd.DataFrame:
@@ -82,7 +85,7 @@ def as_text(about: Mapping[str, str], found: PromptFeatures, features: pd.DataFr
     head = f"{about['sae']} on {about['language_model']}, {about['site']}"
     place = _PLACES[about["position"]]
     if features.empty:
-        return f"{head}\n\nNo latent is active {place}."
+        return head
     quoted = {name: features[name].map(repr) for name in ("peak_token", "label") if name in features}
     by_token = found.activations.reset_index(drop=True)
     by_token.insert(0, "token", found.tokens["token"].map(repr))
@@ -122,9 +125,8 @@ def as_json(found: PromptFeatures, features: pd.DataFrame) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; exit code 2 on bad input."""
-    options = parser().parse_args(arguments)
-    return shared.end(lambda: run(options))
+    """Entry point; exit codes as `neurosae.console` says."""
+    return shared.main(parser(), run, arguments)
 
 
 if __name__ == "__main__":

@@ -29,121 +29,34 @@ from typing import Any
 
 import numpy as np
 
-from experiments.options import add_config, add_model, command, end, load_model, read, shipped_texts
+from experiments import options as shared
+from experiments import train_options
 from experiments.sae_card import card
-from neurosae import models
+from experiments.train_options import BUFFER, OTHER_TEXTS, SITE, TOKENS
+from neurosae import console, models
+from neurosae.console import Parser, Summary
 from neurosae.corpora import read_texts
 from neurosae.errors import UserError
 from neurosae.files import atomic_path, write_json, write_text
 from neurosae.models import LanguageModel
 from neurosae.sae import overlap
 from neurosae.sae.activations import ContextPlan, capture_request, capture_shards
-from neurosae.sae.evaluation import evaluate
+from neurosae.sae.evaluation import Evaluation, evaluate
 from neurosae.sae.loading import load
 from neurosae.sae.saving import refuse_if_changed, save
 from neurosae.sae.shards import RECORD, captured_tokens, check_request, finished_shards, read_record
 from neurosae.sae.training import train, training_steps
 from neurosae.sae.training_data import ShardData, StreamData, TrainingData
-from neurosae.sae.training_plan import SPARSITY_COEFFICIENTS, TrainingPlan
+from neurosae.sae.training_plan import TrainingPlan
 from neurosae.sites import Site
 
-log = logging.getLogger("train_sae")
-_SITE, _TOKENS, _BUFFER = "15", 3_000_000, 500_000
+log = logging.getLogger("neurosae.train_sae")
 _CAPTURE, _PLAN = "capture.json", "plan.json"  # what a folder was begun with
-_OTHER_TEXTS = 2000  # of --held-out-corpus
-_SMOKE_TEST: dict[str, Any] = {
-    "tokens": 4000,
-    "held_out": 24,
-    "context": 32,
-    "latents": 512,
-    "k": 8,
-    "epochs": 4.0,
-    "batch_size": 256,
-    "lr": 2e-3,
-    "dead_after_tokens": 5000,
-    "checkpoint_every": 50,
-    "out": Path("results/sae-smoke-test"),
-    "description": "Smoke test on the texts that ship with neurosae: far too few for an SAE of any use.",
-}
 
 
-def parser() -> argparse.ArgumentParser:
-    """Command-line options; every long name is also a key of --config."""
-    defaults = TrainingPlan()
-    p = command("train_sae", __doc__)
-    formats = ".parquet, .jsonl, .jsonl.zst, .jsonl.gz or .txt, a folder of these, or hf:NAME[:CONFIG][#SPLIT]"
-    # Suppressed, so that an absent argument does not replace --corpus.
-    p.add_argument("corpus", nargs="?", default=argparse.SUPPRESS, help=formats)
-    data = p.add_argument_group("data")
-    data.add_argument("--corpus", help="the same, for --config")
-    data.add_argument("--shards", type=Path, help="train on the shards of experiments.capture instead of a corpus")
-    data.add_argument("--streaming", action="store_true", help="one pass without shards: nothing is kept on disk")
-    data.add_argument("--buffer", type=int, help=f"tokens shuffled together with --streaming (default: {_BUFFER})")
-    data.add_argument("--site", help=f"block or hook name (default: {_SITE}, the residual stream after that block)")
-    data.add_argument("--tokens", type=int, help=f"clean tokens to capture or stream (default: {_TOKENS})")
-    data.add_argument("--held-out", type=int, default=600, help="first texts of the corpus, kept for evaluation only")
-    data.add_argument("--held-out-corpus", help=f"evaluate on the first {_OTHER_TEXTS:,} texts of this corpus too")
-    data.add_argument("--context", type=int, help=f"longest context in tokens (default: {ContextPlan().context})")
-    data.add_argument("--capture-dtype", choices=list(models.DTYPES), default="bfloat16")
-    add_model(p)
-    sae = p.add_argument_group("SAE")
-    sae.add_argument("--architecture", default=defaults.architecture, help=", ".join(SPARSITY_COEFFICIENTS))
-    sae.add_argument("--latents", type=int, default=defaults.n_latents)
-    sae.add_argument("--k", type=int, default=defaults.k, help="active latents per token (default: %(default)s)")
-    sae.add_argument("--sparsity-coefficient", type=float, help="weight of the sparsity loss: jumprelu, standard")
-    sae.add_argument("--matryoshka-widths", type=int, nargs="+", default=[], help="rising sizes, up to --latents")
-    sae.add_argument("--epochs", type=float, help=f"passes over the shards (default: {defaults.epochs:g})")
-    sae.add_argument("--batch-size", type=int, default=defaults.batch_size)
-    sae.add_argument("--lr", type=float, default=defaults.lr)
-    sae.add_argument("--dead-after-tokens", type=int, default=defaults.dead_after_tokens)
-    sae.add_argument("--seed", type=int, default=defaults.seed)
-    how = p.add_argument_group("run")
-    add_config(how)
-    how.add_argument(
-        "--out", type=Path, default=Path("results/sae"), help="folder for everything (default: %(default)s)"
-    )
-    how.add_argument(
-        "--checkpoint-every", type=int, default=200, help="steps: what a kill loses (default: %(default)s)"
-    )
-    how.add_argument("--log", help="tensorboard or wandb, besides training.csv")
-    how.add_argument("--description", default="", help="one paragraph about the data and its licence, for the card")
-    how.add_argument("--smoke-test", action="store_true", help="everything once, small, on built-in texts")
-    return p
-
-
-def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Command line over configuration file over defaults, which are small for a smoke test.
-
-    Raises
-    ------
-    UserError
-        Options that contradict each other.
-    """
-    p = parser()
-    options = read(p, arguments)
-    if options.smoke_test:
-        p.set_defaults(**_SMOKE_TEST)
-        options = read(p, arguments)
-    sources = [name for name in ("corpus", "shards", "smoke_test") if getattr(options, name)]
-    if len(sources) != 1:
-        raise UserError(
-            f"Activations from {' and '.join(sources) or 'nowhere'}", allowed="CORPUS, --shards or --smoke-test"
-        )
-    if options.shards:
-        _refuse_given(options, "--shards", "streaming", "tokens", "site", "context")
-    if options.streaming:
-        _refuse_given(options, "--streaming", "epochs")
-    else:
-        _refuse_given(options, "training on shards", "buffer")
-    if options.held_out < 1:
-        raise UserError(f"{options.held_out} texts held out", where="--held-out", allowed="integers from 1")
-    return options
-
-
-def _refuse_given(options: argparse.Namespace, chosen: str, *names: str) -> None:
-    for name in names:
-        if getattr(options, name) not in (None, False):
-            raise UserError(f"--{name} has no meaning with {chosen}", where=f"--{name}", suggestion="Leave it out")
+def parser() -> Parser:
+    """Command-line options."""
+    return train_options.parser(__doc__)
 
 
 def plan_of(options: argparse.Namespace) -> TrainingPlan:
@@ -240,7 +153,7 @@ def streamed(options: argparse.Namespace, plan: TrainingPlan, corpus: str) -> So
         contexts,
         n_tokens=n_tokens,
         batch_size=plan.batch_size,
-        buffer_tokens=_BUFFER if options.buffer is None else options.buffer,
+        buffer_tokens=BUFFER if options.buffer is None else options.buffer,
         seed=plan.seed,
     )
     return Source(data, options.model, site, contexts, corpus, n_tokens, lambda: data.position, request)
@@ -248,10 +161,10 @@ def streamed(options: argparse.Namespace, plan: TrainingPlan, corpus: str) -> So
 
 def _wanted(options: argparse.Namespace) -> tuple[Site, ContextPlan, int]:
     context = ContextPlan().context if options.context is None else options.context
-    n_tokens = _TOKENS if options.tokens is None else options.tokens
+    n_tokens = TOKENS if options.tokens is None else options.tokens
     if n_tokens < 1:
         raise UserError(f"{n_tokens} tokens", where="--tokens", allowed="integers from 1")
-    return Site.parse(options.site or _SITE), ContextPlan(context), n_tokens
+    return Site.parse(options.site or SITE), ContextPlan(context), n_tokens
 
 
 def _reader(options: argparse.Namespace) -> LanguageModel:
@@ -275,7 +188,7 @@ def _training_texts(corpus: str, options: argparse.Namespace) -> Callable[[], An
     return texts
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> Summary:
     """Capture or stream, train, then finish."""
     started = time.time()
     plan = plan_of(options)
@@ -304,11 +217,35 @@ def run(options: argparse.Namespace) -> None:
         checkpoint_every=options.checkpoint_every,
         log=options.log,
     )
-    language_model = load_model(options, source.model)
+    language_model = shared.load_model(options, source.model)
     with atomic_path(options.out / "sae") as folder:
         save(sae, folder)
-        _finish(folder, sae, source, options, plan, language_model, started)
+        evaluations = _finish(folder, sae, source, options, plan, language_model, started)
     print((options.out / "sae" / "README.md").read_text(encoding="utf-8"))
+    return _summary(options.out, plan, source, evaluations)
+
+
+def _summary(out: Path, plan: TrainingPlan, source: Source, evaluations: dict[str, Evaluation]) -> Summary:
+    """What was trained, and how good it is on texts that it has not seen."""
+    sentences = [
+        f"Trained {plan.n_latents:,} latents ({plan.architecture}) at {source.site} of {source.model} on "
+        f"{source.tokens:,} tokens; the stored SAE reads as the trained one did."
+    ]
+    sentences += [
+        f"On {name}: {each.fvu_clean:.1%} of the variance unexplained, {each.l0:.1f} active latents per token, "
+        f"{each.dead:.1%} never fired, {each.ce_spliced - each.ce:.3f} nats per token lost when spliced in."
+        for name, each in evaluations.items()
+    ]
+    return Summary(
+        sentences,
+        {"figures": {name: each.as_dict() for name, each in evaluations.items()}, "tokens": source.tokens},
+        out / "sae",
+        {"README.md": "the card", "training.json": "figures and plan", "training.csv": "the log"},
+        [
+            f"python -m experiments.evaluate_sae {out / 'sae'}   # everything about it, with its strongest texts",
+            f"python -m experiments.combinatorial --concept success --model {source.model} --sae {out / 'sae'}",
+        ],
+    )
 
 
 def _finish(
@@ -319,7 +256,7 @@ def _finish(
     plan: TrainingPlan,
     language_model: LanguageModel,
     started: float,
-) -> None:
+) -> dict[str, Evaluation]:
     """Check the stored SAE against the trained one, measure it, and put the card and its evidence beside it."""
     held_out = _held_out(source, options)
     refuse_if_changed(sae, folder, language_model, next(iter(held_out.values()))[:20])
@@ -345,6 +282,7 @@ def _finish(
     write_json(folder / "training.json", about)
     shutil.copy(options.out / "training.csv", folder)
     write_text(folder / "README.md", card(about, plan, evaluations, options.description))
+    return evaluations
 
 
 def _held_out(source: Source, options: argparse.Namespace) -> dict[str, list[str]]:
@@ -354,14 +292,14 @@ def _held_out(source: Source, options: argparse.Namespace) -> dict[str, list[str
         texts = list(itertools.islice(read_texts(source.corpus), options.held_out))
         found["held-out texts of the corpus"] = texts
     if options.held_out_corpus:
-        texts = list(itertools.islice(read_texts(options.held_out_corpus), _OTHER_TEXTS))
+        texts = list(itertools.islice(read_texts(options.held_out_corpus), OTHER_TEXTS))
         found[f"texts of {Path(options.held_out_corpus).name}"] = texts
-    return found or {"texts that ship with neurosae": shipped_texts()[: options.held_out]}
+    return found or {"texts that ship with neurosae": shared.shipped_texts()[: options.held_out]}
 
 
 def _built_in_corpus(out: Path) -> str:
     path = out / "built-in texts.jsonl"
-    write_text(path, "".join(json.dumps({"text": text}) + "\n" for text in shipped_texts()))
+    write_text(path, "".join(json.dumps({"text": text}) + "\n" for text in shared.shipped_texts()))
     return str(path)
 
 
@@ -386,8 +324,8 @@ def _as_json(plan: TrainingPlan) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; exit code 2 on bad input."""
-    return end(lambda: run(read_options(arguments)))
+    """Entry point; exit codes as `neurosae.console` says, 3 if the stored SAE is not the trained one."""
+    return console.main(parser(), run, arguments, train_options.read_options)
 
 
 if __name__ == "__main__":

@@ -42,6 +42,10 @@ class UserError(Exception):
         super().__init__(message)
 
 
+class CheckFailed(UserError):
+    """A check that was asked for says no; commands exit with code 3."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str], *, where: str | None = None) -> UserError:
     """Error for a name that is not in a registry, with the nearest known one suggested.
 

@@ -7,10 +7,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
 
 from neurosae.errors import UserError
 from neurosae.models import LanguageModel
+from neurosae.progress import progress_bar
 from neurosae.sites import Site
 
 Change = Callable[[torch.Tensor], torch.Tensor | None]
@@ -126,5 +126,5 @@ def stream(
 ) -> Iterator[tuple[list[int], list[torch.Tensor]]]:
     """Yield (row numbers, activations per site) batch by batch: memory is bounded by `batch_size`."""
     plan = list(batches(ids, batch_size))
-    for rows in tqdm(plan, desc="reading stimuli", unit="batch", disable=not progress):
+    for rows in progress_bar(plan, desc="reading stimuli", unit="batches", shown=progress):
         yield rows, run_batch(language_model, [ids[row] for row in rows], sites)

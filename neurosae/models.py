@@ -1,6 +1,9 @@
 """Language models: the bundled default, any Hugging Face name, any local folder; all as a `TransformerBridge`.
 
-``python -m neurosae.models`` lists what is there; ``python -m neurosae.models prepare`` makes the default ready.
+Examples
+--------
+python -m neurosae.models          lists what is there
+python -m neurosae.models prepare  makes the default ready
 """
 
 from __future__ import annotations
@@ -24,6 +27,8 @@ import torch
 from filelock import FileLock
 from safetensors import SafetensorError
 
+from neurosae import console
+from neurosae.console import Parser, Summary
 from neurosae.errors import UserError, unknown_name
 from neurosae.files import atomic_path, cache_folder, sha256_file, sizes, write_json
 from neurosae.hub_access import setting
@@ -388,23 +393,25 @@ def _convert(gguf: Path, folder: Path) -> None:
     write_json(folder / "complete.json", {"source_sha256": _GGUF_SHA256, "sizes": sizes(folder)})
 
 
+def parser() -> Parser:
+    """Command-line options."""
+    p = Parser("python -m neurosae.models", __doc__)
+    p.add_argument("action", nargs="?", choices=["list", "prepare"], default="list", help="what to do")
+    return p
+
+
+def run(options: argparse.Namespace) -> Summary:
+    """List, or prepare."""
+    if options.action == "prepare":
+        return Summary(answer=str(prepare()))
+    ready = "ready" if _is_complete(cache_folder("models") / DEFAULT) else "fetched on first use"
+    others = "any Hugging Face name, e.g. meta-llama/Llama-3.1-8B, and any local folder with a checkpoint"
+    return Summary(found={DEFAULT: ready}, answer=f"{DEFAULT}  30 blocks, width 576, Apache-2.0  {ready}\n{others}")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line: list the known models, or prepare the default one."""
-    parser = argparse.ArgumentParser(prog="python -m neurosae.models", description=main.__doc__)
-    parser.add_argument("action", nargs="?", choices=["list", "prepare"], default="list")
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        if options.action == "prepare":
-            print(prepare())
-        else:
-            ready = _is_complete(cache_folder("models") / DEFAULT)
-            print(f"{DEFAULT}  30 blocks, width 576, Apache-2.0  {'ready' if ready else 'fetched on first use'}")
-            print("any Hugging Face name, e.g. meta-llama/Llama-3.1-8B, and any local folder with a checkpoint")
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    """List the known models, or prepare the default one."""
+    return console.main(parser(), run, arguments)
 
 
 if __name__ == "__main__":

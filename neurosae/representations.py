@@ -74,14 +74,24 @@ class Bench:
     ----------
     stimuli : StimulusSet
     source : Source
+    progress : bool, default False
+    language_model : LanguageModel, optional
+        The one that the source names, where it is already loaded.
     """
 
-    def __init__(self, stimuli: StimulusSet, source: Source, *, progress: bool = False) -> None:
+    def __init__(
+        self,
+        stimuli: StimulusSet,
+        source: Source,
+        *,
+        progress: bool = False,
+        language_model: LanguageModel | None = None,
+    ) -> None:
         self.stimuli, self.source, self.progress = stimuli, source, progress
         self.folder = cache_folder("responses") / digest(
             {"stimuli": stimuli.table[list(_READ)].to_numpy().tolist(), "chat": stimuli.chat, **source.identity()}
         )
-        self._language_model: LanguageModel | None = None
+        self._language_model = language_model
         self._sae: Any = None
         self._held: dict[str, Responses] = {}
         self._sites: tuple[Site, ...] = ()

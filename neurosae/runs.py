@@ -14,7 +14,7 @@ from neurosae.comparison import ranked_table
 from neurosae.decoding import DecodingResult, HeldOut
 from neurosae.errors import UserError
 from neurosae.files import atomic_path, digest, write_json
-from neurosae.variants import Variant
+from neurosae.variants import ALL, PCA, Variant
 
 KEYS = ["representation", "selector", "k", "ensemble", "block", "pooling"]
 METRICS = ["balanced_accuracy", "auroc"]
@@ -157,6 +157,12 @@ def folds_table(cells: list[dict[str, Any]]) -> pd.DataFrame:
     ]
     order = ["concept", "contrast", *KEYS, "repeat", "fold", *METRICS]
     return pd.concat(tables, ignore_index=True)[order]
+
+
+def best_selecting(cells: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The variant with the largest held-out AUROC of those that select features; None where none does."""
+    selecting = [cell for cell in cells if cell["selector"] not in (ALL, PCA)]
+    return max(selecting, key=lambda cell: cell["auroc"]["mean"], default=None)
 
 
 def scores_table(folds: pd.DataFrame) -> pd.DataFrame:

@@ -52,6 +52,9 @@ class StimulusSet:
     path : Path
     sha256 : str
         Of the bytes of the file.
+    is_concept : bool
+        False (``concept: false`` in the file) for an instrument, such as prompt styles: it can be loaded by name, and
+        is left out where all concepts are meant; see :func:`concepts`.
 
     Examples
     --------
@@ -73,6 +76,7 @@ class StimulusSet:
     chat: bool | dict[str, Any]
     path: Path
     sha256: str
+    is_concept: bool = True
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> StimulusSet:
@@ -109,6 +113,7 @@ class StimulusSet:
             chat=False if file.chat is None else (file.chat.model_dump(exclude_none=True) or True),
             path=source.path,
             sha256=source.sha256,
+            is_concept=file.concept,
         )
 
     def contrast(self, name: str | None = None) -> Contrast:
@@ -204,6 +209,19 @@ def available(folder: str | Path | None = None) -> dict[str, Path]:
         for path in sorted([*place.glob("*.yaml"), *place.glob("*.yml")]):
             found.setdefault(path.stem, path)
     return found
+
+
+def concepts(folder: str | Path | None = None) -> list[StimulusSet]:
+    """All sets that :func:`available` lists and that are about a concept, by name.
+
+    Examples
+    --------
+    >>> names = [each.name for each in concepts()]
+    >>> "success" in names, "expertise" in names
+    (True, False)
+    """
+    found = [load(name, folder) for name in sorted(available(folder))]
+    return [each for each in found if each.is_concept]
 
 
 def load(name_or_path: str | Path, folder: str | Path | None = None) -> StimulusSet:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +21,8 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from wordfreq import zipf_frequency
 
+from neurosae import console
+from neurosae.console import DONE, NO, Parser, Summary
 from neurosae.contrasts import Contrast
 from neurosae.errors import UserError
 from neurosae.stimuli import StimulusSet, load
@@ -30,6 +31,15 @@ LEXICAL = 0.60  # balanced accuracy of the bag of words above which a contrast i
 NEAR_DUPLICATE = 0.7  # TF-IDF cosine
 COMMON_OPENING = 0.05  # share of texts that begin with the same three words
 WORD = r"[^\W_]+(?:['’][^\W_]+)*"
+
+_NOTABLE = 0.05  # p of a difference between the two sides that is worth a sentence
+_DESCRIPTION = """Does anything but the concept tell the two sides of each contrast apart? Exit code 3: words alone do.
+
+Examples
+--------
+python -m neurosae.stimuli check success
+python -m neurosae.stimuli check my_concepts/patience.yaml --no-model
+"""
 
 Surprisal = Callable[[Sequence[str]], np.ndarray]
 
@@ -333,23 +343,51 @@ def _annotations(stimuli: StimulusSet) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run ``python -m neurosae.stimuli check``; 0, or 2 on bad input."""
-    parser = argparse.ArgumentParser(prog="python -m neurosae.stimuli", description="Stimulus sets.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("check", help="check stimulus sets for confounds")
+def parser() -> Parser:
+    """Command-line options."""
+    p = Parser("python -m neurosae.stimuli", __doc__, only_commands=True)
+    commands = p.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("check", help="check stimulus sets for confounds", description=_DESCRIPTION)
     command.add_argument("sets", nargs="+", metavar="SET", help="name of a set, or path of a YAML file")
     command.add_argument("--no-model", action="store_true", help="count words instead of tokens, and no surprisal")
-    chosen = parser.parse_args(arguments)
-    try:
-        sets = [load(name) for name in chosen.sets]
-        tokenizer, surprisal = (None, None) if chosen.no_model else _language_model()
-        for stimuli in sets:
-            print(check(stimuli, tokenizer, surprisal))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return p
+
+
+def run(options: argparse.Namespace) -> Summary:
+    """Check every set; 3 if a contrast of one is lexical."""
+    sets = [load(name) for name in options.sets]
+    tokenizer, surprisal = (None, None) if options.no_model else _language_model()
+    reports = [check(stimuli, tokenizer, surprisal) for stimuli in sets]
+    lexical = [report.name for report in reports if report.contrasts["lexical"].any()]
+    tables = ("contrasts", "confounds", "openings", "duplicates")
+    return Summary(
+        [_sentence(report) for report in reports],
+        {report.name: {name: getattr(report, name).to_dict("records") for name in tables} for report in reports},
+        then=[f"python -m experiments.combinatorial --concept {options.sets[0]}"] if not lexical else (),
+        answer="\n".join(map(str, reports)),
+        code=NO if lexical else DONE,
+    )
+
+
+def _sentence(report: CheckReport) -> str:
+    """The verdict on one set, in words."""
+    contrasts, confounds = report.contrasts, report.confounds
+    lexical = contrasts[contrasts["lexical"]]
+    different = confounds[confounds["p"] < _NOTABLE]
+    parts = [
+        f"words alone tell apart {', '.join(lexical['contrast'])}" if len(lexical) else "words alone do not solve it"
+    ]
+    if len(different):
+        pairs = (f"{row['measure']} in {row['contrast']} (p = {row['p']:.1g})" for row in different.to_dict("records"))
+        parts.append(f"the sides differ in {', '.join(pairs)}")
+    parts.append(f"{report.n_duplicates} near-duplicates")
+    accuracies = ", ".join(f"{row['contrast']} {row['bag_of_words']:.2f}" for row in contrasts.to_dict("records"))
+    return f"{report.name}: {'; '.join(parts)}. Bag of words (balanced accuracy, chance .5): {accuracies}."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``python -m neurosae.stimuli check``; exit codes as `neurosae.console` says, 3 if a contrast is lexical."""
+    return console.main(parser(), run, arguments)
 
 
 def _language_model() -> tuple[Any, Surprisal]:

@@ -85,6 +85,7 @@ class Template(_Strict):
     id: Text
     template: Text
     slots: dict[str, Slot]
+    target: Text | None = None
     domain: Text | None = None
 
 
@@ -101,6 +102,7 @@ class StimulusFile(_Strict):
     target: Text
     definition: Text
     licence: Text | None = None
+    concept: bool = True
     factors: dict[str, list[Text]] = Field(min_length=1)
     contrasts: dict[str, Annotated[ContrastEntry, _shorthand("expression")]] = Field(min_length=1)
     items: list[Item] = []

@@ -154,15 +154,19 @@ class _Expansion:
             others = [choice.wording for slot, choice in chosen.items() if slot not in self.factors]
             levels = {slot: choice.level for slot, choice in chosen.items() if slot in self.factors}
             family = ":".join([template.id, *others])
+            text, spans = _filled(parts, chosen)
+            start, end = spans[template.target] if template.target else (-1, -1)
             yield Row(
                 keys=keys,
                 id=f"{family}:{'/'.join(choice.label for choice in of_factors)}",
-                text="".join(literal + (chosen[slot].wording if slot else "") for literal, slot in parts),
+                text=text,
                 levels=self._complete(levels, template.id, keys),
                 family=family,
                 template=template.id,
                 wording=" | ".join(choice.wording for choice in of_factors),
                 domain=template.domain,
+                target_start=start,
+                target_end=end,
             )
 
     def _given_levels(self, item: Item, keys: Keys) -> dict[str, str]:
@@ -227,6 +231,9 @@ class _Expansion:
         for slot in template.slots:
             if slot not in used:
                 raise self.source.error(f"The slot '{slot}' is not in the template", *keys, "slots", slot)
+        if template.target is not None and sum(template.target == slot for _, slot, _, _ in parsed) != 1:
+            what = f"The target '{template.target}' is not a slot that stands once in the template"
+            raise self.source.error(what, *keys, "target", allowed=", ".join(template.slots))
         return [(literal, slot) for literal, slot, _, _ in parsed]
 
     def _choices(self, template: Template, slot: str, keys: Keys) -> list[_Choice]:
@@ -247,6 +254,19 @@ class _Expansion:
             for level, texts in wordings.items()
             for n, text in enumerate(texts, 1)
         ]
+
+
+def _filled(
+    parts: list[tuple[str, str | None]], chosen: Mapping[str, _Choice]
+) -> tuple[str, dict[str, tuple[int, int]]]:
+    """The text of a template, and from which character to which each slot goes."""
+    text, spans = "", {}
+    for literal, slot in parts:
+        text += literal
+        if slot is not None:
+            spans[slot] = len(text), len(text) + len(chosen[slot].wording)
+            text += chosen[slot].wording
+    return text, spans
 
 
 def _check_unique(ids: list[tuple[str, Keys]], source: Source) -> None:

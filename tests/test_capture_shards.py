@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from experiments import capture, train_sae
+from experiments import capture, train_options, train_sae
 from neurosae.errors import UserError
 from neurosae.forward import at_site
 from neurosae.models import LanguageModel
@@ -129,7 +129,9 @@ def test_training_records_how_many_texts_it_held_out(
 
     monkeypatch.setattr(train_sae, "_reader", lambda _: language_model)
     monkeypatch.setattr(train_sae, "capture_shards", keep)
-    options = train_sae.read_options([str(corpus), "--held-out", "7", "--out", str(tmp_path / "out")])
+    options = train_options.read_options(
+        train_sae.parser(), [str(corpus), "--held-out", "7", "--out", str(tmp_path / "out")]
+    )
     with pytest.raises(Killed):
         train_sae.captured(options, train_sae.plan_of(options), str(corpus))
     assert asked["first_text"] == 7

@@ -221,7 +221,7 @@ def test_a_control_that_does_not_fit_is_left_out(tmp_path: Path, capsys: pytest.
         a, b = stimuli.table["text"].iloc[2 * i : 2 * i + 2]
         lines.append(f'  - {{id: i{i}, versions: {{a: "{a}", b: "{b}"}}}}')
     (tmp_path / "few.yaml").write_text("\n".join(lines))
-    small = ["--k", "2", "--folds", "2", "--repeats", "1", "--permutations", "5", "--quiet", "--out", str(tmp_path)]
+    small = ["--k", "2", "--folds", "2", "--repeats", "1", "--permutations", "5", "--out", str(tmp_path)]
     assert run("--concept", str(tmp_path / "few.yaml"), *small) == 0
     assert "Left out: raw with pca" in capsys.readouterr().out
     alone = ["--representation", "raw", "--selector", "pca", "--no-controls", "--k", "30"]

@@ -23,8 +23,8 @@ from scipy.stats import hypergeom
 from sklearn.metrics import roc_auc_score, silhouette_score
 
 from experiments import describe_sae
-from experiments.options import add_config, command, read
-from neurosae import dictionary_plots
+from experiments.options import command, read
+from neurosae import plots
 from neurosae.dictionary import members
 from neurosae.dictionary.census import census, telling_words, without
 from neurosae.dictionary.completeness import (
@@ -460,19 +460,19 @@ def test_maps_are_reproducible_and_keep_neighbours(rng: np.random.Generator) -> 
 def test_figures_show_what_the_tables_say(rng: np.random.Generator) -> None:
     labels = np.repeat(["a", "b"], 20)
     table = specificity((rng.random((40, 30)) < 0.4).astype(float), labels)
-    ax = dictionary_plots.firing_rates(table, "a")
+    ax = plots.firing_rates(table, "a")
     drawn = np.asarray(ax.collections[0].get_offsets())
     rates = table.pivot(index="latent", columns="condition", values="rate")
     np.testing.assert_allclose(np.sort(drawn, axis=0), np.sort(rates[["b", "a"]].to_numpy(), axis=0))
     found = pd.DataFrame({"list": ["x", "x", "y"], "f1": [0.2, 1.0, 0.9], "per_million": [0.0, 3.0, 40.0]})
-    ax = dictionary_plots.completeness_by_frequency(found.assign(dedicated=[False, True, True]))
+    ax = plots.completeness_by_frequency(found.assign(dedicated=[False, True, True]))
     dots = np.concatenate([np.asarray(c.get_offsets()) for c in ax.collections])
     np.testing.assert_allclose(dots[:, 0], found["per_million"])
     np.testing.assert_allclose(dots[:, 1], found["f1"], atol=0.015)
     X_NF, names, groups = clouds(rng, 3.0)
     measured = separation(cosine_distances(X_NF), names, groups)
     figure, given_ax = plt.subplots()
-    ax = dictionary_plots.point_map(X_NF[:, :2], np.append(names[:-1], ""), "Clouds", measured, given_ax)
+    ax = plots.point_map(X_NF[:, :2], np.append(names[:-1], ""), "Clouds", measured, given_ax)
     assert isinstance(ax, Axes)
     assert ax.figure is figure
     assert f"{measured.silhouette:.3f}" in ax.get_title(loc="left")
@@ -483,7 +483,6 @@ def test_figures_show_what_the_tables_say(rng: np.random.Generator) -> None:
 def test_a_configuration_nested_without_end_is_told(tmp_path: Path) -> None:
     (tmp_path / "deep.yaml").write_text("k: " + "[" * 2000)
     p = command("describe_sae", None)
-    add_config(p)
     with pytest.raises(UserError, match=r"deep\.yaml: The configuration cannot be read"):
         read(p, ["--config", str(tmp_path / "deep.yaml")])
 

@@ -321,7 +321,7 @@ def test_a_state_comes_back(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_command_ranks_graded_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--concept", "golden_gate_bridge", "--representation", "raw", "--selector", "t", "--quiet"]
+    arguments = ["--concept", "golden_gate_bridge", "--representation", "raw", "--selector", "t"]
     few = ["--texts", "40", "--random", "1", "--resamples", "50", "--top", "12"]
     assert command.main([*arguments, *few, "--out", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
@@ -338,7 +338,7 @@ def test_the_command_ranks_graded_texts(tmp_path: Path, capsys: pytest.CaptureFi
     assert FittedEnsemble.load(tmp_path / "ensemble.json").target == "golden_gate"
 
 
-BASIC = ["--representation", "raw", "--selector", "t", "--quiet", "--random", "0"]
+BASIC = ["--representation", "raw", "--selector", "t", "--random", "0"]
 
 
 @pytest.mark.slow

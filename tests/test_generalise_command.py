@@ -12,8 +12,8 @@ import pytest
 from experiments import generalise as command
 from neurosae import stimuli
 from neurosae.generalisation import cross_decode, crossed_levels
-from neurosae.generalisation_plots import transfer_map
 from neurosae.inference.design import make_design
+from neurosae.plots import transfer_map
 from neurosae.reliability import map_reliability
 from neurosae.representations import Bench, Source
 from neurosae.sites import Site

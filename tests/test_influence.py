@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from experiments import influence
-from neurosae.steering_plots import dose_response
+from neurosae.plots import dose_response
 
 SUBJECTS = ["team", "boy", "bank", "ship", "army", "chef", "girl", "club", "king", "crew", "firm", "band"]
 

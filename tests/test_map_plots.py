@@ -14,7 +14,7 @@ import yaml
 from matplotlib.axes import Axes
 
 from experiments import contrast_map as command
-from neurosae import map_plots
+from neurosae import plots
 from neurosae.inference import pairs_needed
 from neurosae.rsa import Reason
 from neurosae.univariate import ContrastMap
@@ -47,7 +47,7 @@ def texts(ax: Axes) -> list[str]:
 
 
 def test_the_map_shows_r2_with_counts_and_n_and_masks_what_has_too_few(found: ContrastMap) -> None:
-    ax = map_plots.contrast_map(found)
+    ax = plots.contrast_map(found)
     shown = ax.collections[0].get_array().reshape(found.n_LW.shape)
     np.testing.assert_array_equal(np.ma.getmaskarray(shown), ~found.tested_LW)
     np.testing.assert_allclose(shown.compressed(), found.r2_LW[found.tested_LW])
@@ -59,7 +59,7 @@ def test_the_map_shows_r2_with_counts_and_n_and_masks_what_has_too_few(found: Co
 
 def test_the_map_of_one_feature_is_its_t_on_a_symmetric_scale(found: ContrastMap) -> None:
     ax = plt.subplots()[1]
-    assert map_plots.contrast_map(found, 3, ax) is ax
+    assert plots.contrast_map(found, 3, ax) is ax
     mesh, dots = ax.collections
     np.testing.assert_allclose(mesh.get_array().compressed(), found.t[:, :, 3][found.tested_LW])
     assert mesh.get_clim() == (-9.0, 9.0)
@@ -68,7 +68,7 @@ def test_the_map_of_one_feature_is_its_t_on_a_symmetric_scale(found: ContrastMap
 
 
 def test_the_volcano_has_one_point_per_valid_test_and_names_the_strongest(found: ContrastMap) -> None:
-    ax = map_plots.volcano(found, n_labels=2)
+    ax = plots.volcano(found, n_labels=2)
     grey, coloured = (np.asarray(collection.get_offsets()) for collection in ax.collections)
     assert len(grey) + len(coloured) == found.valid.sum()
     expected = np.sort(-np.log10(found.p[found.significant]))
@@ -80,7 +80,7 @@ def test_the_volcano_has_one_point_per_valid_test_and_names_the_strongest(found:
 
 def test_names_of_equally_strong_tests_do_not_cover_each_other(found: ContrastMap) -> None:
     p = np.where(found.valid, 0.5, 1.0)
-    ax = map_plots.volcano(ContrastMap(**vars(found) | {"p": p}), n_labels=8)
+    ax = plots.volcano(ContrastMap(**vars(found) | {"p": p}), n_labels=8)
     places = np.array([name.xyann for name in ax.texts])
     assert len(places) == 8
     for side in (-1, 1):
@@ -91,7 +91,7 @@ def test_names_of_equally_strong_tests_do_not_cover_each_other(found: ContrastMa
 
 def test_the_profile_passes_through_the_effects_inside_their_band() -> None:
     table = pd.DataFrame({"block": [0, 5], "effect": [0.1, 0.4], "low": [0.0, 0.3], "high": [0.2, 0.6], "n": [72, 72]})
-    ax = map_plots.block_profile(table)
+    ax = plots.block_profile(table)
     assert ax.get_lines()[0].get_ydata().tolist() == [0.1, 0.4]
     corners = ax.collections[0].get_paths()[0].vertices
     assert {(0.0, 0.0), (0.0, 0.2), (5.0, 0.3), (5.0, 0.6)} <= {tuple(corner) for corner in corners}

@@ -11,6 +11,7 @@ import pytest
 from matplotlib.axes import Axes
 
 from neurosae import plots
+from neurosae.plots.style import MARKERS
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def variants() -> pd.DataFrame:
 def test_the_comparison_draws_one_dot_per_variant_where_its_score_is(variants: pd.DataFrame) -> None:
     ax = plots.method_comparison(variants, 8)
     x = np.concatenate(
-        [np.asarray(line.get_xdata(), dtype=float) for line in ax.get_lines() if line.get_marker() == "o"]
+        [np.asarray(line.get_xdata(), dtype=float) for line in ax.get_lines() if line.get_marker() in MARKERS.values()]
     )
     shown = variants[(variants["k"] == 8) | (variants["selector"] == "all")]
     np.testing.assert_allclose(np.sort(x), np.sort(shown["auroc"]))
@@ -46,11 +47,11 @@ def test_lines_against_k_pass_through_the_scores(variants: pd.DataFrame) -> None
 
 
 def test_the_specification_curve_is_sorted_and_complete(variants: pd.DataFrame) -> None:
-    figure = plots.specification_curve(variants)
-    offsets = figure.axes[0].collections[-1].get_offsets()
+    ax = plots.specification_curve(variants)
+    offsets = ax.collections[-1].get_offsets()
     assert len(offsets) == len(variants)
     assert (np.diff(np.asarray(offsets)[:, 1]) >= 0).all()
-    labels = [t.get_text() for t in figure.axes[1].get_yticklabels()]
+    labels = [t.get_text() for t in ax.figure.axes[1].get_yticklabels()]
     assert "k = all" in labels
     plt.close("all")
 

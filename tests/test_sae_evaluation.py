@@ -518,7 +518,8 @@ def test_the_command_writes_a_report_that_its_json_agrees_with(
     corpus.write_text("\n".join(json.dumps({"text": text}) for text in [*TEXTS, NASTY]))
     out = tmp_path / "out"
     assert evaluate_sae.main(["--corpus", str(corpus), "--out", str(out), *SMALL]) == 0
-    report = Path(capsys.readouterr().out.strip())
+    (report,) = out.glob("*.md")
+    assert report.name in capsys.readouterr().out
     assert re.fullmatch(r"evaluation-\d{8}T\d{6}Z\.md", report.name)
     text, found = report.read_text(encoding="utf-8"), json.loads(report.with_suffix(".json").read_text())
     stamp = report.stem.removeprefix("evaluation-")
@@ -546,9 +547,7 @@ def test_the_command_writes_a_report_that_its_json_agrees_with(
     assert set(table) == {3, 8}  # two or seven cells, whatever the texts hold
 
 
-def test_the_command_applies_the_scale_of_a_checkpoint(
-    tmp_path: Path, language_model: LanguageModel, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_applies_the_scale_of_a_checkpoint(tmp_path: Path, language_model: LanguageModel) -> None:
     """A constant in scaled units is the mean in raw ones only with the scale."""
     x_TD = torch.cat(
         [run_batch(language_model, [ids], [Site(15)])[0][0, 1:] for ids in language_model.token_ids(TEXTS)]
@@ -567,7 +566,7 @@ def test_the_command_applies_the_scale_of_a_checkpoint(
     corpus.write_text("\n\n".join(text.replace("\n", " ") for text in TEXTS))
     named = ["--checkpoint", str(folder / "sae_weights.safetensors")]
     assert evaluate_sae.main([*named, "--corpus", str(corpus), "--out", str(tmp_path / "out"), *SMALL]) == 0
-    report = Path(capsys.readouterr().out.strip())
+    (report,) = (tmp_path / "out").glob("*.md")
     assert json.loads(report.with_suffix(".json").read_text())["figures"]["fvu_clean"] == pytest.approx(1, abs=0.1)
     np.testing.assert_allclose(load(str(folder)).b_dec.detach(), mean_D, rtol=1e-5)
     moved = load(f"{folder}@3.mlp_out", dtype="bfloat16")

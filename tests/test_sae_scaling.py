@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from experiments import sae_scaling
-from neurosae import dictionary_plots
+from neurosae import plots
 from neurosae.dictionary.scaling import power_law, reconstruction
 from neurosae.sae import loading
 from neurosae.sae.shards import export_npy
@@ -80,7 +80,7 @@ def test_the_curve_passes_through_the_cells() -> None:
         {"n_latents": np.tile(WIDTHS, 2), "k": np.repeat([16, 32], 5), "fvu": np.linspace(0.5, 0.2, 10)}
     )
     laws = {16: power_law(WIDTHS, cells["fvu"].to_numpy()[:5])}
-    ax = dictionary_plots.scaling_curve(cells, "fvu", "FVU", laws)
+    ax = plots.scaling_curve(cells, "fvu", "FVU", laws)
     drawn = np.concatenate([np.asarray(line.get_ydata()) for line in ax.get_lines() if line.get_marker() != "None"])
     np.testing.assert_allclose(np.sort(drawn), np.sort(cells["fvu"]))
     assert sum(line.get_linestyle() == "--" for line in ax.get_lines()) == 1

@@ -423,7 +423,7 @@ def test_the_command_answers_with_its_exit_code(
     sae = small_sae(language_model.d_model, 64)
     sae.save_model(tmp_path / "random")
     named = [str(tmp_path / "random"), "--model", language_model.name]
-    assert check_sae.main([*named, "--texts", "6", "--tokens", "150", "--context", "48"]) == 1
+    assert check_sae.main([*named, "--texts", "6", "--tokens", "150", "--context", "48"]) == 3
     shown = capsys.readouterr().out
     for part in ("FVU, clean", "L0", "CE increase", "silent latents", "blocks.2.hook_mlp_out", "No reading explains"):
         assert part in shown

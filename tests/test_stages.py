@@ -206,7 +206,7 @@ def test_a_finished_run_says_the_same_again_without_its_model(work: Work, tmp_pa
     tables = work.run.compute(work.folder)
     for name in ("scorecard", "claims"):
         (work.folder.path / "tables" / f"{name}.csv").unlink(missing_ok=True)
-    assert stages.chosen(options.stages) == ("select", "discover", "explain", "steer")
+    assert stages.chosen(options.stages) == ("select", "discover", "explain", "steer", "evidence")
     findings = stages.run_stages(work.run, work.folder, tables, ["select"], SETTINGS)
     assert not findings.results
     assert set(findings.claims["outcome"]) == {"decoding", "new_domain"}

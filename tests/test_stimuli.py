@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from neurosae import stimulus_files
 from neurosae.contrasts import parse_contrast
 from neurosae.errors import UserError
 from neurosae.inference.permutation import count_arrangements
-from neurosae.stimuli import StimulusSet, available, load
+from neurosae.stimuli import StimulusSet, available, concepts, load
 
 SHIPPED = sorted((Path(__file__).parents[1] / "stimuli").glob("*.yaml"))
 
@@ -64,14 +65,41 @@ def crossed(n: int, extra: str = "") -> str:
 # What a file becomes
 
 
+def test_instruments_are_no_concepts() -> None:
+    names = {each.name for each in concepts()}
+    assert names == {path.stem for path in SHIPPED} - {"expertise"}
+    assert not load("expertise").is_concept and load("success").is_concept
+
+
+def test_a_target_of_a_template_is_one_of_its_slots(tmp_path: Path) -> None:
+    body = """\
+templates:
+  - id: ask
+    template: "{mood} {thing}"
+    target: thnig
+    slots: {mood: {good: fine, bad: sad}, thing: [rain, sun]}
+"""
+    with pytest.raises(UserError, match="'thnig' is not a slot"):
+        read(tmp_path, HEAD + body)
+    stimuli = read(tmp_path, HEAD + body.replace("thnig", "thing"))
+    spans = zip(stimuli.table["text"], stimuli.table["target_start"], stimuli.table["target_end"], strict=True)
+    assert [text[start:end] for text, start, end in spans] == ["rain", "sun"] * 2
+
+
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_sets_load_and_agree_with_a_plain_reading(path: Path) -> None:
     stimuli = StimulusSet.from_yaml(path)
     plain = yaml.safe_load(path.read_text(encoding="utf-8"))
     expected = {}
-    for item in plain["items"]:
+    for item in plain.get("items", []):
         for key, version in item["versions"].items():
             expected[f"{item['id']}:{key}"] = version if isinstance(version, dict) else {"text": version}
+    for entry in plain.get("templates", []):  # of one factor and one list
+        (factor, levels), (shared, words) = entry["slots"].items()
+        for (level, wordings), word in itertools.product(levels.items(), words):
+            for n, wording in enumerate(wordings, 1):
+                text = entry["template"].replace(f"{{{factor}}}", wording).replace(f"{{{shared}}}", word)
+                expected[f"{entry['id']}:{word}:{level}.{n}"] = {"text": text, "target": word}
     table = stimuli.table.set_index("id")
     assert table["text"].to_dict() == {name: version["text"] for name, version in expected.items()}
     for name, row in table.iterrows():

@@ -21,7 +21,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from sklearn.feature_extraction.text import CountVectorizer
-from tqdm.auto import tqdm
 
 from neurosae.corpora import sentences as split_sentences
 from neurosae.discovery.keeping import Keeper
@@ -30,6 +29,7 @@ from neurosae.ensembles import LinearEnsemble
 from neurosae.errors import UserError
 from neurosae.files import canonical_json, digest
 from neurosae.fitted import FittedEnsemble, check_fits
+from neurosae.progress import progress_bar
 from neurosae.representations import Bench
 from neurosae.sae import loading
 from neurosae.sae.overlap import FILE as HASHES
@@ -164,7 +164,7 @@ def discover(
         corpus.skip(about["n_read"], about["fingerprint"], str(state))
         counts = {name: about[name] for name in counts}
     reader = Reader(bench, ensembles, batch_size)
-    bar = tqdm(desc="reading sentences", unit="sentence", initial=counts["n_read"], disable=not progress)
+    bar = progress_bar(desc="reading sentences", unit="sentences", initial=counts["n_read"], shown=progress)
     with bar:
         while units := list(itertools.islice(corpus, CHUNK * batch_size)):
             _take_in(units, counts, keeper, reader, longest)

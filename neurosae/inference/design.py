@@ -66,9 +66,10 @@ def make_folds(
     y_S, code_S = np.asarray(y_S), np.unique(np.asarray(groups_S), return_inverse=True)[1]
     n_groups = int(code_S.max()) + 1
     if n_groups < n_splits:
+        fewer = f" or use at most {n_groups} folds" if n_groups > 1 else ""
         raise UserError(
-            f"Fewer pairs than folds: {n_groups} groups of stimuli for {n_splits} folds",
-            suggestion=f"Write more items or use at most {n_groups} folds",
+            f"Fewer pairs than folds: {n_groups} group{'s' * (n_groups != 1)} of stimuli for {n_splits} folds",
+            suggestion=f"Write more items{fewer}",
         )
     folds_RS = np.empty((n_repeats, len(y_S)), dtype=np.int64)
     for repeat in range(n_repeats):

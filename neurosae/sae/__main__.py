@@ -7,26 +7,65 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from neurosae import console
+from neurosae.console import Parser, Summary
 from neurosae.errors import UserError
 from neurosae.sae import loading, registry
 from neurosae.sae.formats import recognise
 
+_DESCRIPTION = """Which SAEs there are, and what a file is. Nothing is fetched.
+
+Examples
+--------
+python -m neurosae.sae list --model llama
+python -m neurosae.sae inspect path/to/sae
+"""
+_LIST = """Which SAEs can be named: those that ship and those of SAELens' registry.
+
+Examples
+--------
+python -m neurosae.sae list --model llama
+"""
+_INSPECT = """What does a checkpoint hold: its format, hook, configuration files, and every tensor with shape and dtype.
+
+Examples
+--------
+python -m neurosae.sae inspect path/to/sae
+"""
+
+
+def parser() -> Parser:
+    """Command-line options."""
+    p = Parser("python -m neurosae.sae", _DESCRIPTION, only_commands=True)
+    commands = p.add_subparsers(dest="command", required=True)
+    listing = commands.add_parser("list", help="bundled SAEs and the releases of SAELens' registry", description=_LIST)
+    listing.add_argument("--model", help="only SAEs of language models with this in their name (default: all)")
+    inspecting = commands.add_parser(
+        "inspect", help="format, site and tensors of a file or folder", description=_INSPECT
+    )
+    inspecting.add_argument("path", help="a file, a folder, or a bundled name")
+    return p
+
+
+def run(options: argparse.Namespace) -> Summary:
+    """List, or inspect."""
+    if options.command == "inspect":
+        return Summary(
+            found={"text": inspected(options.path)},
+            answer=inspected(options.path),
+            then=[f"python -m experiments.check_sae {options.path}   # does it fit the hook it declares?"],
+        )
+    header, *rows = table(options.model)
+    return Summary(
+        [f"{len(rows)} bundled SAEs and releases; name one with --sae, of a release as RELEASE/SAE."],
+        {"saes": [dict(zip(header, row, strict=True)) for row in rows]},
+        answer=listed(options.model),
+    )
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """List the SAEs that ship and those of SAELens' registry, or say what a file holds. Nothing is fetched."""
-    parser = argparse.ArgumentParser(prog="python -m neurosae.sae", description=main.__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    listing = commands.add_parser("list", help="bundled SAEs and the releases of SAELens' registry")
-    listing.add_argument("--model", help="only SAEs of language models with this in their name")
-    inspecting = commands.add_parser("inspect", help="format, site and tensors of a file or folder")
-    inspecting.add_argument("path")
-    options = parser.parse_args(arguments)
-    try:
-        print(listed(options.model) if options.command == "list" else inspected(options.path))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return console.main(parser(), run, arguments)
 
 
 def listed(model: str | None = None) -> str:
@@ -37,6 +76,13 @@ def listed(model: str | None = None) -> str:
     model : str, optional
         Part of the language model's name, upper or lower case.
     """
+    rows = table(model)
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def table(model: str | None = None) -> list[tuple[str, ...]]:
+    """The header, and the rows of `listed`."""
     rows = [_bundled_row(name, path) for name, path in loading.bundled().items()]
     rows += [_release_row(name) for name in registry.releases()]
     rows = [row for row in rows if not model or model.lower() in row[2].lower()]
@@ -46,9 +92,7 @@ def listed(model: str | None = None) -> str:
             where="--model",
             suggestion="Leave --model out to see every language model",
         )
-    table = [("name", "SAEs", "language model", "latents", "L0", "Neuronpedia", "memory, float32"), *rows]
-    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in table)
+    return [("name", "SAEs", "language model", "latents", "L0", "Neuronpedia", "memory, float32"), *rows]
 
 
 def inspected(path: str) -> str:

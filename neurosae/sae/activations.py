@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
-from tqdm.auto import tqdm
 
 from neurosae.corpora import identity, sentences
 from neurosae.errors import UserError
@@ -24,6 +23,7 @@ from neurosae.files import write_json
 from neurosae.forward import pad, run_batch
 from neurosae.models import LanguageModel
 from neurosae.norms import LIMIT, median_norms
+from neurosae.progress import progress_bar
 from neurosae.sae.shards import RECORD, ShardWriter, check_request, read_record
 from neurosae.sites import Site
 
@@ -252,7 +252,7 @@ def capture_sites(
         # Already now, so that what a killed run leaves can only be continued as what it is.
         _write_records(records, found)
         chunks = _chunks(plan.contexts(texts, writer.next_text), shard_tokens // plan.context)
-        with tqdm(total=n_tokens, initial=found, desc="capturing", unit=" tokens", unit_scale=True) as bar:
+        with progress_bar(total=n_tokens, initial=found, desc="capturing", unit=" tokens", unit_scale=True) as bar:
             while writer.tokens < n_tokens and (chunk := next(chunks, None)):
                 for batch in _read_chunk(language_model, chunk, sites, plan.context, tokens_per_batch):
                     writer.add(batch.activations, batch.origin)

@@ -12,7 +12,7 @@ from sae_lens import TrainingSAE
 from sae_lens.saes.batchtopk_sae import BatchTopK
 from safetensors.torch import load_file, save_file
 
-from neurosae.errors import UserError
+from neurosae.errors import CheckFailed
 from neurosae.files import write_json
 from neurosae.models import LanguageModel
 from neurosae.sae.evaluation import evaluate
@@ -45,7 +45,7 @@ def refuse_if_changed(sae: TrainingSAE, folder: Path, language_model: LanguageMo
 
     Raises
     ------
-    UserError
+    CheckFailed
         The clean FVU differs by more than 0.01 or L0 by more than 5 %.
     """
     with _as_at_inference(sae):
@@ -54,7 +54,7 @@ def refuse_if_changed(sae: TrainingSAE, folder: Path, language_model: LanguageMo
     same_fvu = abs(before.fvu_clean - after.fvu_clean) <= _TOLERANCE_FVU
     same_l0 = abs(before.l0 - after.l0) <= _TOLERANCE_L0 * before.l0
     if not (same_fvu and same_l0):
-        raise UserError(
+        raise CheckFailed(
             f"The stored SAE differs from the trained one: FVU {after.fvu_clean:.4f} against {before.fvu_clean:.4f}, "
             f"L0 {after.l0:.2f} against {before.l0:.2f}",
             where=str(folder),

@@ -20,10 +20,10 @@ from sae_lens.saes.topk_sae import TopK
 from sae_lens.training.sae_trainer import SAETrainer
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from tqdm.auto import tqdm
 
 from neurosae.errors import UserError
 from neurosae.files import atomic_path, write_json
+from neurosae.progress import progress_bar
 from neurosae.sae.activations import only_run
 from neurosae.sae.training_data import TrainingData
 from neurosae.sae.training_log import TrainingLog
@@ -64,11 +64,11 @@ class Trainer(SAETrainer):
     def fit_logged(self, log: TrainingLog) -> None:
         """Train from where it stands to the end, the last checkpoint; then the scale is folded into the weights."""
         total = self.cfg.total_training_steps
-        bar = tqdm(
+        bar = progress_bar(
             total=total * self.cfg.train_batch_size_samples,
             initial=self.n_training_samples,
             desc=f"training {self.plan.architecture}",
-            unit="token",
+            unit="tokens",
             unit_scale=True,
         )
         with bar:

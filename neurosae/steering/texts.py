@@ -14,11 +14,13 @@ from neurosae import gold
 from neurosae.capture import capture
 from neurosae.ensembles import LinearEnsemble
 from neurosae.errors import UserError
+from neurosae.gold import GoldCorpus
 from neurosae.inference.design import make_folds
 from neurosae.inference.heldout import auroc
 from neurosae.models import LanguageModel
 from neurosae.norms import calibration_texts
 from neurosae.ranking import RELEVANT
+from neurosae.responses import Responses
 from neurosae.sites import Site
 from neurosae.steering.endings import Endings
 from neurosae.steering.interventions import Intervention, Positions
@@ -154,7 +156,15 @@ class GoldProbe:
         return np.where(valid_S, self._ensemble.decision_function(values_SF), 0.0)
 
 
-def gold_probe(language_model: LanguageModel, concept: str, site: Site, *, seed: int = 0) -> GoldProbe:
+def gold_probe(
+    language_model: LanguageModel,
+    concept: str,
+    site: Site,
+    *,
+    seed: int = 0,
+    corpus: GoldCorpus | None = None,
+    heard: Responses | None = None,
+) -> GoldProbe:
     """Fit a probe of a graded concept to the instances and as many other sentences, hard negatives first.
 
     The grades were given by language models, not by people (`neurosae.gold`).
@@ -167,8 +177,12 @@ def gold_probe(language_model: LanguageModel, concept: str, site: Site, *, seed:
     site : Site
     seed : int, default 0
         Of the draw of sentences, at most 400, and of the folds.
+    corpus : GoldCorpus, optional
+        Default: all graded sentences.
+    heard : Responses, optional
+        Neurons at the site for every sentence of the corpus, where they were read before.
     """
-    corpus = gold.load()
+    corpus = corpus or gold.load()
     instance_S = corpus.grades(concept) >= RELEVANT
     order = np.random.default_rng(seed).permutation(len(instance_S))
     others = order[~instance_S[order]]
@@ -177,7 +191,10 @@ def gold_probe(language_model: LanguageModel, concept: str, site: Site, *, seed:
     instances = order[instance_S[order]][: _GOLD_SENTENCES // 2]
     rows = np.concatenate([instances, others[: len(instances)]])
     is_instance_S = np.repeat([True, False], len(instances))
-    values_SF, _ = _read(language_model, corpus.table["text"].iloc[rows].tolist(), site)
+    if heard is None:
+        values_SF, _ = _read(language_model, corpus.table["text"].iloc[rows].tolist(), site)
+    else:
+        values_SF = heard.pool("mean").dense()[rows]
     fold_S = make_folds(np.where(is_instance_S, 1, -1), np.arange(len(rows)), n_repeats=1, seed=seed)[0]
     decision_S = np.empty(len(rows))
     for fold in range(5):

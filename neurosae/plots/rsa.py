@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -14,7 +13,7 @@ from matplotlib.patches import Rectangle
 from sklearn.manifold import MDS
 
 from neurosae.errors import UserError
-from neurosae.plots import PALETTE
+from neurosae.plots.style import PALETTE, apart, axes_or_new, line_height, write_title
 from neurosae.rdms.comparators import as_vectors
 from neurosae.rdms.distances import DISTANCES
 from neurosae.rdms.model_comparison import ModelComparison
@@ -59,7 +58,7 @@ def rdm_heatmap(rdm: Any, conditions: Any, *, unit: str | None = None, title: st
     np.fill_diagonal(sorted_SS, np.nan)
     if np.isnan(sorted_SS).all():
         raise UserError("every pair of stimuli is masked: there is nothing to draw")
-    ax = ax or plt.subplots(figsize=(5.5, 4.6))[1]
+    ax = axes_or_new(ax, 5.5, max(4.6, 0.22 * len(names)))
     signed = np.nanmin(sorted_SS) < 0
     limit = float(np.nanmax(np.abs(sorted_SS)))
     colours = sns.color_palette("vlag" if signed else "cividis", as_cmap=True).with_extremes(bad="0.8")
@@ -73,9 +72,7 @@ def rdm_heatmap(rdm: Any, conditions: Any, *, unit: str | None = None, title: st
     ax.figure.colorbar(image, ax=ax, shrink=0.8, label=unit or _unit(rdm))
     _condition_bars(ax, code_S[order_S], [str(name) for name in names])
     n_pairs = int(np.isfinite(sorted_SS).sum()) // 2
-    ax.set_title(
-        f"{title + ', ' if title else ''}n = {len(table_SS)} patterns, {n_pairs:,} pairs", loc="left", fontsize=10
-    )
+    write_title(ax, f"{title + ', ' if title else ''}n = {len(table_SS)} patterns, {n_pairs:,} pairs")
     return ax
 
 
@@ -118,7 +115,7 @@ def stimulus_mds(rdm: Any, conditions: Any, *, title: str = "", seed: int = 0, a
         random_state=seed,
     )  # fmt: skip
     place_S2 = scaling.fit_transform(distance_SS)
-    ax = ax or plt.subplots(figsize=(5.5, 4.2))[1]
+    ax = axes_or_new(ax, 5.5, max(4.2, 0.24 * len(names)))
     for code, (name, colour, marker) in enumerate(zip(names, _colours(len(names)), _markers(len(names)), strict=True)):
         here = code_S == code
         label, (x_s, y_s) = f"{name} (n = {here.sum()})", place_S2[here].T
@@ -128,7 +125,7 @@ def stimulus_mds(rdm: Any, conditions: Any, *, title: str = "", seed: int = 0, a
     ax.set_yticks([])
     ax.set_xlabel(f"{'root of ' if squared else ''}{_unit(rdm)}, in the plane")
     lead = title + ", " if title else ""
-    ax.set_title(f"{lead}n = {len(table_SS)} patterns, stress {scaling.stress_:.2f}", loc="left", fontsize=10)
+    write_title(ax, f"{lead}n = {len(table_SS)} patterns, stress {scaling.stress_:.2f}")
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     sns.despine(ax=ax, left=True, bottom=True)
     return ax
@@ -154,7 +151,7 @@ def model_comparison(
     Axes
     """
     table = comparison.table
-    ax = ax or plt.subplots(figsize=(1.6 + 0.9 * len(table), 3.8))[1]
+    ax = axes_or_new(ax, max(3.4, 1.6 + 0.9 * len(table)), 3.8)
     x, score = np.arange(len(table)), table["score"].to_numpy()
     low, high = table["low"].to_numpy(), table["high"].to_numpy()
     ceiling = comparison.ceiling
@@ -179,8 +176,7 @@ def model_comparison(
     ax.set_xticks(x, table["model"], rotation=30, ha="right", rotation_mode="anchor")
     interval = f"(line: {100 * comparison.level:g} % interval over items)"
     ax.set_ylabel(f"{COMPARATOR_LABELS[comparison.comparator]}\n{interval}")
-    counted = f"n = {comparison.n_stimuli} stimuli, {comparison.n_groups} items"
-    ax.set_title(f"{title + chr(10) if title else ''}{counted}", loc="left", fontsize=10)
+    write_title(ax, title, f"n = {comparison.n_stimuli} stimuli, {comparison.n_groups} items")
     ax.set_xlabel(f"* better than chance, bracket: two models differ\n(p < {alpha:g}, Holm)", fontsize=9)
     sns.despine(ax=ax)
     return ax
@@ -205,16 +201,20 @@ def second_order_matrix(
     Axes
     """
     rows, columns = matrix.shape
-    ax = ax or plt.subplots(figsize=(2.2 + 0.42 * columns, 1.5 + 0.38 * rows))[1]
+    if not matrix.size:
+        raise UserError("there is nothing to draw: no RDM is compared", where="second-order matrix")
+    ax = axes_or_new(ax, 2.2 + 0.42 * columns, 1.5 + 0.38 * rows)
     signed = float(matrix.to_numpy().min()) < 0
     sns.heatmap(
         matrix, vmin=-1 if signed else 0, vmax=1, cmap="vlag" if signed else "cividis", square=True,
         annot=max(rows, columns) <= 12, fmt=".2f", annot_kws={"size": 7}, xticklabels=True, yticklabels=True,
         cbar_kws={"label": f"{COMPARATOR_LABELS[comparator]} of RDMs", "shrink": 0.8}, ax=ax,
     )  # fmt: skip
-    plt.setp(ax.get_xticklabels(), rotation=45, ha="right", rotation_mode="anchor")
+    ax.set_xticks(
+        ax.get_xticks(), [str(name) for name in matrix.columns], rotation=45, ha="right", rotation_mode="anchor"
+    )
     ax.tick_params(axis="y", rotation=0)
-    ax.set_title(title or f"Second-order comparison of {rows} x {columns} RDMs", loc="left", fontsize=10)
+    write_title(ax, title or f"Second-order comparison of {rows} x {columns} RDMs")
     return ax
 
 
@@ -238,15 +238,19 @@ def _condition_bars(ax: Axes, code_S: np.ndarray, names: list[str]) -> None:
     ax.set_xticks([])
     ax.set_yticks([])
     edges, n = np.searchsorted(code_S, np.arange(len(names) + 1)), len(code_S)
-    for name, first, last, colour in zip(names, edges, edges[1:], _colours(len(names)), strict=False):
+    middles = 1 - (edges[:-1] + edges[1:]) / (2 * n)
+    between, n_lines = ("\n", 2) if len(names) <= 8 else (" ", 1)
+    gap = n_lines * line_height(ax, 8)
+    label_y = apart(middles[::-1], gap, gap / 2, 1 - gap / 2)[::-1]
+    for name, first, last, y, colour in zip(names, edges, edges[1:], label_y, _colours(len(names)), strict=False):
         start, length = first / n, (last - first) / n
         for corner, width, height in (
             ((-BAR - 0.01, 1 - start - length), BAR, length),
             ((start, -BAR - 0.01), length, BAR),
         ):
             ax.add_patch(Rectangle(corner, width, height, transform=ax.transAxes, color=colour, clip_on=False, lw=0))
-        label = f"{name}\n(n = {last - first})"
-        ax.text(-BAR - 0.03, 1 - start - length / 2, label, transform=ax.transAxes, ha="right", va="center", fontsize=8)
+        label = f"{name}{between}(n = {last - first})"
+        ax.text(-BAR - 0.03, y, label, transform=ax.transAxes, ha="right", va="center", fontsize=8)
 
 
 def _colours(n: int) -> list[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -11,7 +10,8 @@ from matplotlib.axes import Axes
 from neurosae.dictionary.completeness import DEDICATED
 from neurosae.dictionary.maps import Separation
 from neurosae.dictionary.scaling import PowerLaw
-from neurosae.plots import PALETTE
+from neurosae.errors import UserError, unknown_name
+from neurosae.plots.style import PALETTE, axes_or_new, something_of, write_title
 
 _MARKERS = "osD^vP*X"
 
@@ -22,25 +22,39 @@ def firing_rates(table: pd.DataFrame, condition: str, ax: Axes | None = None) ->
     Parameters
     ----------
     table : DataFrame
-        From `neurosae.dictionary.specificity`.
+        From `neurosae.dictionary.specificity`: `latent`, `condition`, `fires`, `n_stimuli`, `rate`, `auroc`, `valid`.
     condition : str
     ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    UserError
+        A condition that is not in the table, or no latent that fires often enough.
     """
-    valid = table[table["valid"]]
+    needed = ["latent", "condition", "fires", "n_stimuli", "rate", "auroc", "valid"]
+    if condition not in set(something_of(table, needed, "firing rates")["condition"]):
+        raise unknown_name("condition", condition, map(str, table["condition"].unique()))
+    valid = something_of(table[table["valid"]], [], "firing rates, latents that fire often enough")
     here = valid[valid["condition"] == condition].set_index("latent")
     elsewhere = valid[valid["condition"] != condition].groupby("latent")[["fires", "n_stimuli"]].sum()
     rate = (elsewhere["fires"] / elsewhere["n_stimuli"]).loc[here.index]
     # The strongest lie on top.
     order = (here["auroc"] - 0.5).abs().argsort()
-    ax = ax or plt.subplots(figsize=(5.6, 4.6))[1]
+    n_here, n_elsewhere = int(here["n_stimuli"].max()), int(elsewhere["n_stimuli"].max())
+    ax = axes_or_new(ax, 5.6, 4.6)
     dots = ax.scatter(
         rate.iloc[order], here["rate"].iloc[order], c=here["auroc"].iloc[order], cmap="coolwarm", vmin=0, vmax=1, s=14
     )
     ax.axline((0, 0), slope=1, color="0.4", lw=1, ls=":")
     ax.figure.colorbar(dots, ax=ax, label=f"AUROC of {condition}")
-    ax.set_xlabel("share of the other stimuli in which it fires")
-    ax.set_ylabel(f"share of {condition} in which it fires")
-    ax.set_title(f"{len(here):,} latents that fire often enough", loc="left")
+    ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+    ax.set_xlabel(f"share of the other stimuli (n = {n_elsewhere}) in which it fires")
+    ax.set_ylabel(f"share of {condition} (n = {n_here}) in which it fires")
+    write_title(ax, f"{len(here):,} latents that fire often enough")
     sns.despine(ax=ax)
     return ax
 
@@ -51,11 +65,21 @@ def completeness_by_frequency(members: pd.DataFrame, title: str = "", ax: Axes |
     Parameters
     ----------
     members : DataFrame
-        `list`, `f1`, `per_million`.
+        `list`, `f1`, `per_million`, `dedicated`.
     title : str, optional
     ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    UserError
+        No member, or a column is missing.
     """
-    ax = ax or plt.subplots(figsize=(7, 4.2))[1]
+    something_of(members, ["list", "f1", "per_million", "dedicated"], "completeness by frequency")
+    ax = axes_or_new(ax, 7, 4.2)
     names = list(dict.fromkeys(members["list"]))
     rng = np.random.default_rng(0)  # F1 takes few values: dots are moved a little, by up to 0.015
     for name, colour, marker in zip(names, sns.color_palette("colorblind", len(names)), _MARKERS * 9, strict=False):
@@ -73,7 +97,7 @@ def completeness_by_frequency(members: pd.DataFrame, title: str = "", ax: Axes |
     ax.set_ylim(-0.05, 1.05)
     ax.set_xlabel("mentions per million words of the corpus (logarithmic above 0)")
     ax.set_ylabel("held-out F1 of the member's latent")
-    ax.set_title(title, loc="left", fontsize=10)
+    write_title(ax, title)
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), title="list (dedicated)")
     sns.despine(ax=ax)
     return ax
@@ -92,8 +116,19 @@ def point_map(
     title : str
     measured : Separation
     ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    UserError
+        No point, or labels that do not fit the points.
     """
-    ax = ax or plt.subplots(figsize=(5, 4.6))[1]
+    if len(position_N2) != len(labels_N) or not len(position_N2):
+        raise UserError(f"{len(labels_N)} labels for {len(position_N2)} points", where="map of points")
+    ax = axes_or_new(ax, 5, 4.6)
     labels_N = np.asarray(labels_N)
     names = sorted({str(name) for name in labels_N} - {""})
     rest = labels_N == ""
@@ -111,8 +146,8 @@ def point_map(
     ax.set_yticks([])
     ax.set_xlabel("UMAP 1")
     ax.set_ylabel("UMAP 2")
-    ax.set_title(f"{title}\n{_in_words(measured)}", loc="left", fontsize=9)
-    ax.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.08))
+    write_title(ax, title, _in_words(measured), size=9)
+    ax.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=1 + len(names) // 8)
     return ax
 
 
@@ -137,15 +172,32 @@ def scaling_curve(
     measure, label : str
         Column, and what the axis says.
     laws : dict of int to PowerLaw, optional
-        By k; invalid ones are not drawn.
+        By k; invalid ones are not drawn. The legend names the exponent with its 95 % interval.
     ax : Axes, optional
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    UserError
+        No cell, or a column is missing.
+
+    Examples
+    --------
+    >>> cells = pd.DataFrame({"n_latents": [1024, 2048], "k": 32, "fvu": [0.3, 0.2]})
+    >>> scaling_curve(cells, "fvu", "held-out FVU").get_ylabel()
+    'held-out FVU'
     """
-    ax = ax or plt.subplots(figsize=(4.6, 3.8))[1]
+    something_of(cells, ["n_latents", "k", measure], "scaling curve")
+    ax = axes_or_new(ax, 4.6, 3.8)
     ks = sorted(cells["k"].unique())
     for k, colour, marker in zip(ks, sns.color_palette("colorblind", len(ks)), _MARKERS * 9, strict=False):
         rows = cells[cells["k"] == k].sort_values("n_latents")
-        ax.plot(rows["n_latents"], rows[measure], marker=marker, color=colour, label=f"k = {k}")
         law = (laws or {}).get(int(k))
+        fit = f": exponent {law.exponent:.2f} ({law.ci_low:.2f} to {law.ci_high:.2f})" if law and law.valid else ""
+        ax.plot(rows["n_latents"], rows[measure], marker=marker, color=colour, label=f"k = {k}{fit}")
         if law and law.valid:
             x = np.geomspace(rows["n_latents"].min(), rows["n_latents"].max(), 50)
             ax.plot(x, law.coefficient * x**-law.exponent, color=colour, lw=1, ls="--")
@@ -153,8 +205,8 @@ def scaling_curve(
     ax.set_xscale("log")
     ax.set_xticks(widths, [f"{width:,}" for width in widths], rotation=30)
     ax.minorticks_off()
-    ax.set_xlabel("number of latents")
+    ax.set_xlabel(f"number of latents (n = {len(cells)} trained SAEs)")
     ax.set_ylabel(label)
-    ax.legend(frameon=False)
+    ax.legend(frameon=False, fontsize=8)
     sns.despine(ax=ax)
     return ax

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
 import seaborn as sns
 from matplotlib.axes import Axes
 
+from neurosae.plots.style import axes_or_new, something_of, write_title
 from neurosae.steering.causal import CausalEffect
 
-_CONTROLS = {"random directions": ("0.5", "o"), "random features": ("#009E73", "s")}
+_CONTROLS = {"random directions": ("0.3", "o"), "random features": ("#009E73", "s")}
 
 
 def dose_response(effect: CausalEffect, *, colour: str = "#D55E00", title: str = "", ax: Axes | None = None) -> Axes:
@@ -25,9 +25,15 @@ def dose_response(effect: CausalEffect, *, colour: str = "#D55E00", title: str =
     Returns
     -------
     Axes
+
+    Raises
+    ------
+    UserError
+        No dose.
     """
-    ax = ax or plt.subplots(figsize=(5.2, 3.6))[1]
-    table, n_pairs = effect.table, int(effect.table["n_pairs"].iloc[0])
+    table = something_of(effect.table, ["dose", "n_pairs", "shift", "low", "high", "reason"], "dose-response")
+    n_pairs = int(table["n_pairs"].iloc[0])
+    ax = axes_or_new(ax, 5.2, 3.6)
     ax.axhline(0, color="0.4", lw=1)
     ax.axvline(0, color="0.85", lw=1, zorder=0)
     for offset, (name, rows) in enumerate(effect.controls.groupby("control", sort=True), start=1):
@@ -40,7 +46,7 @@ def dose_response(effect: CausalEffect, *, colour: str = "#D55E00", title: str =
     ax.vlines(table["dose"][known], table["low"][known], table["high"][known], color=colour, lw=1.5)
     ax.set_xlabel("dose (quantile of the non-zero activation;\nnegative: towards the foil)")
     ax.set_ylabel("shift of log p(target ending)\n- log p(foil ending), nats per token")
-    ax.set_title(f"{title + ', ' if title else ''}n = {n_pairs} held-out pairs (line: 95 %)", loc="left", fontsize=10)
+    write_title(ax, title, f"n = {n_pairs} held-out pairs (line: 95 % interval)")
     ax.set_xticks([-1, -0.5, 0, 0.5, 1] if table["dose"].min() < 0 else [0, 0.25, 0.5, 0.75, 1])
     ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.28))
     sns.despine(ax=ax)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from neurosae.plots import PALETTE
+from neurosae.errors import UserError
+from neurosae.plots.style import PALETTE, apart, axes_or_new, counted, something_of, write_title
 from neurosae.univariate.maps import ContrastMap
 
 MASKED = "0.85"
@@ -36,9 +36,16 @@ def contrast_map(found: ContrastMap, feature: int | None = None, ax: Axes | None
     Returns
     -------
     Axes
+
+    Raises
+    ------
+    UserError
+        A feature that the map has not.
     """
     n_blocks, width = found.n_LW.shape
-    ax = ax or plt.subplots(figsize=(max(3.5, 0.45 * width + 2), max(2.6, 0.3 * n_blocks + 1.6)))[1]
+    if feature is not None and feature not in found.features_F:
+        raise UserError(f"the map has no feature {feature}", allowed=f"{found.features_F[0]} to {found.features_F[-1]}")
+    ax = axes_or_new(ax, max(4.5, 0.45 * width + 2), max(2.6, 0.3 * n_blocks + 1.6))
     if feature is None:
         values_LW, label = found.r2_LW, "variance explained\n(adjusted r², mean over features)"
         colours: dict[str, Any] = {"cmap": "cividis", "vmin": 0}
@@ -59,17 +66,16 @@ def contrast_map(found: ContrastMap, feature: int | None = None, ax: Axes | None
     ax.set_yticks(np.arange(n_blocks) + 0.5, found.blocks_L)
     ax.set_xticks(np.arange(width) + 0.5, found.positions_W)
     for column, n in enumerate(found.n_LW.min(axis=0)):
-        ax.text(column + 0.5, 1.01, str(n), transform=ax.get_xaxis_transform(), ha="center", va="bottom", fontsize=7)
-    ax.text(-0.01, 1.01, "n", transform=ax.transAxes, ha="right", va="bottom", fontsize=7)
+        _above(ax, str(n), column + 0.5)
+    _above(ax, "n", -0.2)
     unit = "position (tokens from the reference)" if found.positions_W.dtype.kind == "i" else "pooling"
     grey = "\ngrey: too few stimuli, or nothing varies" if shown_LW.mask.any() else ""
     ax.set_xlabel(unit + grey)
     ax.set_ylabel("block")
     shown = "; numbers: significant features" if feature is None else f", feature {feature}; dots: significant"
-    ax.set_title(
-        f"{found.contrast}{shown}\n({_HEIGHT_CONTROLS[found.height_control]}, p ≤ {found.alpha:g})",
-        loc="left", fontsize=10, pad=14,
-    )  # fmt: skip
+    write_title(
+        ax, f"{found.contrast}{shown}", f"({_HEIGHT_CONTROLS[found.height_control]}, p ≤ {found.alpha:g})", pad=14
+    )
     return ax
 
 
@@ -85,16 +91,30 @@ def block_profile(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     Returns
     -------
     Axes
+
+    Raises
+    ------
+    UserError
+        No block, or a column is missing.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"block": [0, 5], "effect": [0.1, 0.4], "low": [0, 0.3], "high": [0.2, 0.6], "n": 72})
+    >>> block_profile(table).get_ylabel()
+    'target − foil\\n(SD of localizing items)'
     """
-    ax = ax or plt.subplots(figsize=(5.5, 3.2))[1]
+    something_of(table, ["block", "effect", "low", "high", "n"], "profile of blocks")
+    ax = axes_or_new(ax, 5.5, 3.2)
     ax.fill_between(table["block"], table["low"], table["high"], color=PALETTE["raw"], alpha=0.25, lw=0)
+    if len(table) == 1:  # a band of one block has no width
+        ax.vlines(table["block"], table["low"], table["high"], color=PALETTE["raw"], lw=1.5)
     ax.plot(table["block"], table["effect"], "o-", ms=4, color=PALETTE["raw"])
     ax.axhline(0, color="0.4", lw=1, ls=":")
-    ax.set_xticks(table["block"])
+    ax.set_xticks(table["block"].iloc[:: 1 + len(table) // 16])
     ax.set_xlabel("block (each with a region of its own, found on the other half)")
     ax.set_ylabel("target − foil\n(SD of localizing items)")
-    about = f"n = {table['n'].iloc[0]} held-out stimuli; band: 95 % bootstrap over their items"
-    ax.set_title(f"Response of localized regions\n({about})", loc="left", fontsize=10)
+    about = f"n = {counted(table['n'])} held-out stimuli; band: 95 % bootstrap over their items"
+    write_title(ax, "Response of localized regions", f"({about})")
     sns.despine(ax=ax)
     return ax
 
@@ -113,7 +133,7 @@ def volcano(found: ContrastMap, n_labels: int = 6, ax: Axes | None = None) -> Ax
     -------
     Axes
     """
-    ax = ax or plt.subplots(figsize=(6, 4.2))[1]
+    ax = axes_or_new(ax, 6, 4.2)
     table = found.to_frame()
     capped = table["reason"] == "perfect_separation"
     table = table[(table["reason"] == "ok")].assign(height=lambda rows: -np.log10(rows["p"].clip(lower=SMALLEST_P)))
@@ -134,13 +154,19 @@ def volcano(found: ContrastMap, n_labels: int = 6, ax: Axes | None = None) -> Ax
     ax.set_ylabel("−log10 p (uncorrected)")
     named = "named: block: feature" if found.positions_W.dtype.kind != "i" else "named: block, position: feature"
     beyond = f"; {int(capped.sum())} perfect separations not shown" if capped.any() else ""
-    ax.set_title(
-        f"{found.contrast}: {_HEIGHT_CONTROLS[found.height_control]}, p ≤ {found.alpha:g}{beyond}\n{named}",
-        loc="left", fontsize=10,
-    )  # fmt: skip
-    ax.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(-0.02, -0.27), ncols=2, markerscale=2)
+    if table.empty:
+        ax.text(0, 0.5, "no test has a finite p", ha="center", va="center", color="0.4")
+    lead = f"{found.contrast}: {_HEIGHT_CONTROLS[found.height_control]}, p ≤ {found.alpha:g}"
+    write_title(ax, f"{lead}, n = {counted(pd.Series(found.n_LW.ravel()))} stimuli{beyond}", named)
+    ax.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, markerscale=2)
     sns.despine(ax=ax)
     return ax
+
+
+def _above(ax: Axes, text: str, x: float) -> None:
+    """Small text over the axes, at x of the data."""
+    place = {"xycoords": ax.get_xaxis_transform(), "textcoords": "offset points", "xytext": (0, 2)}
+    ax.annotate(text, (x, 1), ha="center", va="bottom", fontsize=7, **place)
 
 
 def _write_counts(count_LW: np.ndarray, shown_LW: np.ma.MaskedArray, ax: Axes) -> None:
@@ -152,13 +178,16 @@ def _write_counts(count_LW: np.ndarray, shown_LW: np.ma.MaskedArray, ax: Axes) -
 
 
 def _name_strongest(strongest: pd.DataFrame, found: ContrastMap, reach: float, ax: Axes) -> None:
-    """Names at the side of the effect's sign, moved apart downwards, with a line to the point."""
+    """Names at the side of the effect's sign, moved apart, with a line to the point."""
     top = ax.get_ylim()[1]
-    next_free = {True: np.inf, False: np.inf}
-    for _, row in strongest.sort_values("height", ascending=False).iterrows():
-        right = bool(row["d"] > 0)
-        y = min(row["height"], next_free[right])
-        next_free[right] = y - _LABEL_GAP * top
+    gap = _LABEL_GAP * top
+    named = strongest.sort_values("height").assign(right=strongest["d"] > 0, y=0.0)
+    for right in (True, False):
+        here = named["right"] == right
+        if here.any():
+            named.loc[here, "y"] = apart(named.loc[here, "height"].to_numpy(), gap, gap / 2, top - gap / 2)
+    for _, row in named.iloc[::-1].iterrows():
+        right, y = bool(row["right"]), row["y"]
         place = f", {row['position']:+d}" if found.positions_W.dtype.kind == "i" else ""
         line = {"arrowstyle": "-", "color": "0.5", "lw": 0.6, "shrinkA": 1, "shrinkB": 2}
         ax.annotate(

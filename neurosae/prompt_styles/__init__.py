@@ -1,0 +1,42 @@
+"""Prompt styles: what latents make of the way in which a question is introduced, with length held in check."""
+
+from __future__ import annotations
+
+from neurosae.prompt_styles.answers import Judged, graded, judge_blind, likelihood, relations, write_answers
+from neurosae.prompt_styles.comparing import compare_styles, style_means
+from neurosae.prompt_styles.crossing import Crossing, cross
+from neurosae.prompt_styles.differences import beyond_controls, style_differences
+from neurosae.prompt_styles.firing import (
+    firing_rates,
+    firing_table,
+    separating_latents,
+    separators,
+    unique_latents,
+)
+from neurosae.prompt_styles.pools import MEASURES, POOLS, Pool, make_pools, per_topic, read_pools
+
+__all__ = [
+    "MEASURES",
+    "POOLS",
+    "Crossing",
+    "Judged",
+    "Pool",
+    "beyond_controls",
+    "compare_styles",
+    "cross",
+    "firing_rates",
+    "firing_table",
+    "graded",
+    "judge_blind",
+    "likelihood",
+    "make_pools",
+    "per_topic",
+    "read_pools",
+    "relations",
+    "separating_latents",
+    "separators",
+    "style_differences",
+    "style_means",
+    "unique_latents",
+    "write_answers",
+]

@@ -1,0 +1,66 @@
+"""How separate are styles among neurons and among latents? Measured in the original space, for new topics and wordings.
+
+What a topic does to a prompt dwarfs what a style does: each prompt counts as its difference from the mean of its topic,
+which every style enters equally. Neighbours are then looked for outside the prompt's own topic (known wording, new
+topic) and outside its own wording (new wording). Only the latter says something about styles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from neurosae.dictionary.maps import Separation, cosine_distances, separation
+from neurosae.prompt_styles.crossing import Crossing
+from neurosae.prompt_styles.pools import Pool
+
+SPACES = ("neurons", "latents")
+
+
+def within_topics(X_SF: np.ndarray | sp.csr_array, crossing: Crossing) -> NDArray[np.float64]:
+    """Each prompt less the mean of its topic over styles and wordings [S, F]; columns of zeros are left out."""
+    X_SF = sp.csc_array(X_SF)
+    values = X_SF[:, np.flatnonzero(np.diff(X_SF.indptr))].toarray().astype(np.float64)
+    by_topic = values.reshape(-1, len(crossing.topics), values.shape[1])
+    return (by_topic - by_topic.mean(axis=0)).reshape(values.shape)
+
+
+def style_distances(pool: Pool) -> dict[str, NDArray[np.float64]]:
+    """Cosine distances between prompts within topics [S, S], by space."""
+    spaces = dict(zip(SPACES, (pool.neurons_SD, pool.mean_SF), strict=True))
+    return {name: cosine_distances(within_topics(values, pool.crossing)) for name, values in spaces.items()}
+
+
+def style_separation(distances: Mapping[str, NDArray[np.float64]], crossing: Crossing) -> pd.DataFrame:
+    """Measure how separate styles are in each space.
+
+    Parameters
+    ----------
+    distances : mapping of str to array [S, S]
+        From `style_distances`.
+    crossing : Crossing
+
+    Returns
+    -------
+    DataFrame, two rows per space
+        `space`, `new` (what neighbours do not share with a prompt: topic or wording) and the fields of
+        `neurosae.dictionary.maps.Separation`.
+    """
+    labels_S = np.array(crossing.styles, dtype=object)[crossing.style_S]
+    groups = {"topic": crossing.topic_S, "wording": crossing.wording_S}
+    rows = [
+        {"space": space, "new": new, **asdict(separation(distance_SS, labels_S, groups_S))}
+        for space, distance_SS in distances.items()
+        for new, groups_S in groups.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def of_row(row: pd.Series) -> Separation:
+    """The measured separation in a row of `style_separation`."""
+    return Separation(**{name: row[name] for name in Separation.__dataclass_fields__})
