@@ -354,11 +354,12 @@ def parser() -> Parser:
 
 
 def run(options: argparse.Namespace) -> Summary:
-    """Check every set; 3 if a contrast of one is lexical."""
+    """Check every set; 3 if a contrast of a concept is lexical (an instrument may be: its conditions are wordings)."""
     sets = [load(name) for name in options.sets]
     tokenizer, surprisal = (None, None) if options.no_model else _language_model()
     reports = [check(stimuli, tokenizer, surprisal) for stimuli in sets]
-    lexical = [report.name for report in reports if report.contrasts["lexical"].any()]
+    of_concepts = [report for report, stimuli in zip(reports, sets, strict=True) if stimuli.is_concept]
+    lexical = [report.name for report in of_concepts if report.contrasts["lexical"].any()]
     tables = ("contrasts", "confounds", "openings", "duplicates")
     return Summary(
         [_sentence(report) for report in reports],

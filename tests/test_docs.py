@@ -16,6 +16,7 @@ from pages import blocks, commands, flags, inline_code, modules_with_a_command, 
 
 import neurosae
 from neurosae.autointerp.judges import JUDGES
+from neurosae.console import EXIT_CODES
 from neurosae.ensembles import ENSEMBLES
 from neurosae.files import write_text
 from neurosae.report.page import SECTIONS
@@ -78,6 +79,11 @@ def test_modules_and_options_named_on_a_page_exist(page: Path) -> None:
 def test_every_command_has_its_line() -> None:
     shown = {module for module, _ in commands(ROOT / "docs" / "command_line.md")}
     assert shown >= set(modules_with_a_command())
+
+
+def test_every_exit_code_is_explained() -> None:
+    rows = re.findall(r"^\| (\d+) \|", (ROOT / "docs" / "command_line.md").read_text(encoding="utf-8"), flags=re.M)
+    assert rows == re.findall(r"^ +(\d+)  ", EXIT_CODES, flags=re.M)
 
 
 def test_readme_fits_one_screen_and_begins_with_the_two_commands() -> None:

@@ -40,6 +40,7 @@ from neurosae.prompt_styles import (
 from neurosae.prompt_styles.pools import shared_tokens, token_measures
 from neurosae.prompt_styles.spaces import style_distances, style_separation
 from neurosae.stimuli import StimulusSet
+from neurosae.stimulus_checks import main as check_stimuli
 
 STYLES = ("standard", "padding", "expert", "novice")
 
@@ -120,6 +121,13 @@ def test_every_style_shares_the_tokens_of_the_question_and_filler_is_as_long_as_
     text = found.table["text"].to_numpy().reshape(found.shape)
     standard, spaces = (text[found.style(name)].ravel() for name in ("standard", "spaces"))
     assert [" ".join(each.split()) for each in spaces] == list(standard)
+
+
+def test_words_may_tell_the_conditions_of_an_instrument_apart_and_not_those_of_a_concept(tmp_path: Path) -> None:
+    path = str(small(tmp_path).path)
+    assert check_stimuli(["check", path, "--no-model"]) == 0
+    small(tmp_path, SMALL.replace("concept: false\n", ""))
+    assert check_stimuli(["check", path, "--no-model"]) == 3
 
 
 @pytest.mark.parametrize(

@@ -165,8 +165,10 @@ def volcano(found: ContrastMap, n_labels: int = 6, ax: Axes | None = None) -> Ax
 
 def _above(ax: Axes, text: str, x: float) -> None:
     """Small text over the axes, at x of the data."""
-    place = {"xycoords": ax.get_xaxis_transform(), "textcoords": "offset points", "xytext": (0, 2)}
-    ax.annotate(text, (x, 1), ha="center", va="bottom", fontsize=7, **place)
+    place = ax.get_xaxis_transform()
+    ax.annotate(
+        text, (x, 1), xycoords=place, textcoords="offset points", xytext=(0, 2), ha="center", va="bottom", fontsize=7
+    )
 
 
 def _write_counts(count_LW: np.ndarray, shown_LW: np.ma.MaskedArray, ax: Axes) -> None:

@@ -94,8 +94,8 @@ def something_of(table: pd.DataFrame, columns: Iterable[str], what: str) -> pd.D
 
 def write_title(ax: Axes, *lines: str, size: float = 10, pad: float | None = None) -> None:
     """Left-aligned title of the lines that say something, wrapped to the width of the axes."""
-    width = ax.get_position().width * ax.figure.get_figwidth() * 72
-    fits = max(24, int(width / (_CHARACTER * size)))
+    points = 72 * ax.bbox.width / ax.figure.dpi
+    fits = max(24, int(points / (_CHARACTER * size)))
     parts = [part for line in lines for part in line.split("\n") if part]
     ax.set_title("\n".join(textwrap.fill(part, fits) for part in parts), loc="left", fontsize=size, pad=pad)
 
@@ -123,4 +123,5 @@ def apart(places: np.ndarray, gap: float, low: float, high: float) -> np.ndarray
 
 def line_height(ax: Axes, size: float) -> float:
     """Height of a line of text of this size, as a share of the height of the axes."""
-    return 1.25 * size / (72 * ax.get_position().height * ax.figure.get_figheight())
+    points = 72 * ax.bbox.height / ax.figure.dpi
+    return 1.25 * size / points

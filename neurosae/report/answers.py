@@ -22,6 +22,8 @@ class Answer:
 
     Attributes
     ----------
+    short : str
+        What it is about, in a word or two.
     topic : str
         The question.
     look, sign, word : str
@@ -30,11 +32,16 @@ class Answer:
         One or two sentences with the numbers.
     """
 
+    short: str
     topic: str
     look: str
     sign: str
     word: str
     text: str
+
+
+Topic = tuple[str, str]
+"""What an answer is about, in a word and as a question."""
 
 
 def question(run: RunData) -> str:
@@ -45,7 +52,7 @@ def question(run: RunData) -> str:
 
 def answers(run: RunData) -> list[Answer]:
     """Decoding, methods, retrieval, explanation and causal effect, in this order."""
-    card = run.table("scorecard") if "scorecard" in run.tables else run.table("variants")
+    card = run.card
     return [_decoding(run, card), _methods(run), _retrieval(card), _explanation(card), _causal(card)]
 
 
@@ -62,24 +69,24 @@ def _top(table: pd.DataFrame, column: str) -> dict[Any, Any]:
     return table.nlargest(1, column).to_dict("records")[0]
 
 
-def _yes(topic: str, text: str, word: str = "yes") -> Answer:
-    return Answer(topic, "yes", "✓", word, text)
+def _yes(topic: Topic, text: str, word: str = "yes") -> Answer:
+    return Answer(*topic, "yes", "✓", word, text)
 
 
-def _no(topic: str, text: str, word: str = "no") -> Answer:
-    return Answer(topic, "no", "✕", word, text)
+def _no(topic: Topic, text: str, word: str = "no") -> Answer:
+    return Answer(*topic, "no", "✕", word, text)
 
 
-def _open(topic: str, text: str, word: str = "undecided") -> Answer:
-    return Answer(topic, "open", "?", word, text)
+def _open(topic: Topic, text: str, word: str = "undecided") -> Answer:
+    return Answer(*topic, "open", "?", word, text)
 
 
-def _none(topic: str, text: str) -> Answer:
-    return Answer(topic, "none", "–", "not asked", text)
+def _none(topic: Topic, text: str) -> Answer:
+    return Answer(*topic, "none", "–", "not asked", text)
 
 
 def _decoding(run: RunData, card: pd.DataFrame) -> Answer:
-    topic = "Can it be decoded from a few features?"
+    topic = ("decoding", "Can it be decoded from a few features?")
     best = best_variant(card)
     if best is None:
         return _none(topic, "The grid has no method variant.")
@@ -105,7 +112,7 @@ def _decoding(run: RunData, card: pd.DataFrame) -> Answer:
 
 
 def _methods(run: RunData) -> Answer:
-    topic = "Which method deserves trust?"
+    topic = ("methods", "Which method deserves trust?")
     claims = run.table("claims")
     if "outcome" in claims:
         claims = claims[claims["outcome"] == "decoding"]
@@ -124,7 +131,7 @@ def _methods(run: RunData) -> Answer:
 
 
 def _retrieval(card: pd.DataFrame) -> Answer:
-    topic = "Does it mean the concept? Sentences it ranks first"
+    topic = ("retrieval", "Does it mean the concept? Sentences it ranks first")
     if "discovery_ap" not in card:
         return _none(topic, "The stage “discover” did not run.")
     methods = card[~card["control"].astype(bool) & card["discovery_ap"].notna()]
@@ -152,7 +159,7 @@ def _ap(row: dict[Any, Any]) -> str:
 
 
 def _explanation(card: pd.DataFrame) -> Answer:
-    topic = "Do the texts that drive it show the concept?"
+    topic = ("driving texts", "Do the texts that drive it show the concept?")
     if "target_score" not in card:
         return _none(topic, "The stage “explain” did not run.")
     graded = card[card["target_score"].notna() & ~card["control"].astype(bool)]
@@ -171,7 +178,7 @@ def _explanation(card: pd.DataFrame) -> Answer:
 
 
 def _causal(card: pd.DataFrame) -> Answer:
-    topic = "Does it cause anything? Steering"
+    topic = ("steering", "Does it cause anything? Steering")
     if "causal_shift" not in card:
         return _none(topic, "The stage “steer” did not run.")
     steered = card[card["causal_shift"].notna() & ~card["control"].astype(bool)]

@@ -74,6 +74,11 @@ class RunData:
         return str(self.configuration.get("source", {}).get("model", "the model"))
 
     @property
+    def card(self) -> pd.DataFrame:
+        """Every variant with all its outcomes; only with its held-out scores where there is no scorecard."""
+        return self.tables.get("scorecard", self.table("variants"))
+
+    @property
     def absent(self) -> list[str]:
         """What a single run may keep and this folder does not hold."""
         kept = [f"tables/{name}" for name in TABLES if name != ACROSS] + [f"evidence/{name}" for name in EVIDENCE]

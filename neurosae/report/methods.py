@@ -39,7 +39,14 @@ def paragraph(run: RunData) -> list[str]:
     versions = run.manifest.get("versions", {}) | about.get("versions", {})
     return [
         text
-        for text in (_stimuli(run), _features(run, grid), _validation(settings), _later(run), _software(versions))
+        for text in (
+            _stimuli(run),
+            _features(run, grid),
+            _validation(settings),
+            _later(run),
+            _evidence(run),
+            _software(versions),
+        )
         if text
     ]
 
@@ -47,7 +54,7 @@ def paragraph(run: RunData) -> list[str]:
 def _stimuli(run: RunData) -> str:
     contrast, n = run.about("contrast"), run.evidence.get("about", {}).get("n", {})
     name = contrast.get("expression") or contrast.get("name") if isinstance(contrast, dict) else contrast
-    counts = ", ".join(f"{count} “{side}”" for side, count in n.items()) if isinstance(n, dict) else ""
+    counts = ", ".join(f"{n[side]} “{side}”" for side in run.about("sides", []) if side in n)
     items = run.evidence.get("about", {}).get("n_items")
     made = f" from {items} items" if items else ""
     return (
@@ -111,6 +118,23 @@ def _later(run: RunData) -> str:
         parts.append(
             "Selected features were clamped while the model read held-out pairs; the shift of the preference for the "
             "target ending was compared with random directions of the same norm."
+        )
+    return " ".join(parts)
+
+
+def _evidence(run: RunData) -> str:
+    parts = []
+    if "map_blocks" in run.tables:
+        parts.append(
+            "Contrast maps test every neuron of every block, with family-wise error controlled by the largest "
+            "statistic (max-T) within each block and over all of them."
+        )
+    if "reliability" in run.tables:
+        parts.append("Reliability is that over disjoint halves of the items.")
+    if "rsa" in run.evidence:
+        parts.append(
+            "Model RDMs were compared with those of the representations; intervals resample items, p permutes stimuli "
+            "within exchangeability blocks."
         )
     return " ".join(parts)
 

@@ -111,12 +111,11 @@ def _policy(style: str, script: str) -> str:
 
 
 def _single(run: RunData) -> dict[str, Any]:
-    card = run.table("scorecard") if "scorecard" in run.tables else run.table("variants")
     return {
         "sections": SECTIONS,
         "question": question(run),
         "answers": answers(run),
-        "best": best_variant(card),
+        "best": best_variant(run.card),
         "claims": _claims(run),
         "pictures": pictures.saved(run),
         **_stimuli(run),
@@ -129,7 +128,7 @@ def _single(run: RunData) -> dict[str, Any]:
         "steered": cards.steered(run),
         "steered_about": cards.steered_about(run),
         "reliability": _reliability(run),
-        "scorecard": tables.scorecard(card),
+        "scorecard": tables.scorecard(run.card),
         "paragraphs": methods.paragraph(run),
         "references": methods.references(run),
         "commands": methods.commands(run),
@@ -167,12 +166,9 @@ def _stimuli(run: RunData) -> dict[str, Any]:
     if "domain" in stimuli and (stimuli["domain"].fillna("") == "").all():
         stimuli = stimuli.drop(columns="domain")
     caption = f"All {len(stimuli)} stimuli of the contrast"
-    titles = {"target": "target mean", "foil": "foil mean"}
     return {
         "stimuli": None if stimuli.empty else tables.view("stimuli-table", caption, stimuli, columns),
-        "confounds": None
-        if confounds.empty
-        else tables.plain("confounds-table", "What else might tell the sides apart", confounds, titles),
+        "confounds": None if confounds.empty else tables.confounds(confounds),
     }
 
 

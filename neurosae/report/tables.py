@@ -152,7 +152,7 @@ def claims(table: pd.DataFrame, outcome: str | None, name: str) -> TableView:
         Column("claim", said, "claim", wide=True),
         Column("verdict", lambda row: badge(row["verdict"]), "verdict"),
         with_interval("difference [95 %]", "delta", "ci_low", "ci_high", 3, sign=True),
-        Column(f"±{number(reach, 2)}, band: equivalent", drawn, "delta"),
+        Column(f"±{number(reach, 2)}; band: equal", drawn, "delta"),
         p("p (Holm)", "p_holm"),
         figure("cells", "n_cells", 0),
         figure("contrasts", "n_contrasts", 0),
@@ -200,6 +200,23 @@ def scorecard(table: pd.DataFrame) -> TableView:
         p("p (directions)", "causal_p_random"),
     ]
     return view("scorecard-table", "Every outcome of every variant", table, columns)
+
+
+def confounds(table: pd.DataFrame) -> TableView:
+    """What else might tell the sides apart, the verdict first."""
+    filled = table.assign(test=table["test"].fillna("")) if "test" in table else table
+    columns = [
+        text("measure", "measure"),
+        text("verdict", "verdict", wide=True),
+        figure("target mean", "target"),
+        figure("foil mean", "foil"),
+        figure("difference", "difference", sign=True),
+        p("p", "p"),
+        figure("accuracy", "value"),
+        figure("n", "n", 0),
+        text("test", "test"),
+    ]
+    return view("confounds-table", "What else might tell the sides apart", filled, columns)
 
 
 def reliability(table: pd.DataFrame) -> TableView:
