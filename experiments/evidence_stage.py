@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from experiments.comparison_run import Tables
 from experiments.stage_work import StageResult, Work
 from experiments.steer_stage import Halves, best_effect
+from neurosae.errors import UserError
 from neurosae.evidence import about, blocks, cards, decoder, geometry, repeatability, tables, writing
 from neurosae.evidence.cards import Choice, Heard
 from neurosae.evidence.sides import Sides
@@ -88,21 +89,28 @@ class Piece(NamedTuple):
 def keep(work: Work, made: Tables, stages: tuple[str, ...], results: dict[str, StageResult]) -> None:
     """Make every piece of evidence that is not there yet with the same settings.
 
-    Tables go to ``tables/`` (CSV and Parquet), everything else to ``evidence/`` (JSON, never NaN).
+    Tables go to ``tables/`` (CSV and Parquet), everything else to ``evidence/`` (JSON, never NaN). What cannot be made
+    of these stimuli is left out, with the reason in ``evidence/missing.json``, and tried again by the next run.
     """
     ingredients, place = Ingredients(work, made, stages, results), work.folder.path / "evidence"
-    record = _read(place / "made.json")
+    record, missing = _read(place / "made.json"), {}
     for name, piece in PIECES.items():
         settings = digest({"format": FORMAT, **piece.settings(ingredients)})
         if record.get(name) == settings and all((work.folder.path / file).is_file() for file in piece.files):
             continue
-        for file, content in piece.make(ingredients).items():
+        try:
+            files = piece.make(ingredients)
+        except UserError as error:
+            missing[name] = error.what
+            continue
+        for file, content in files.items():
             if isinstance(content, pd.DataFrame):
                 work.folder.write_table(file, content)
             else:
                 write_json(place / f"{file}.json", {"format": FORMAT, **finite(content)})
         record[name] = settings
         write_json(place / "made.json", record)
+    write_json(place / "missing.json", {"format": FORMAT, "reasons": missing})
 
 
 def finite(value: Any) -> Any:

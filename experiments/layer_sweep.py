@@ -160,8 +160,9 @@ def prepare(options: argparse.Namespace) -> Task:
     controls = []
     if domains is not None and len(np.unique(domains)) > 1:
         controls.append(ModelRDM("domain", (domains[:, None] != domains).astype(np.float64)))
-    if table["text"].str.split().str.len().nunique() > 1:
-        controls.append(length_model(table["text"].tolist()))
+    texts = table["text"].tolist()
+    if len({len(text.split()) for text in texts}) > 1:
+        controls.append(length_model(texts))
     return Task(concept, contrast, rows_S, design, tuple(controls), options)
 
 

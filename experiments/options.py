@@ -174,17 +174,3 @@ def shipped_texts() -> list[str]:
     """Texts that ship with the project, each once."""
     sentences = [text for each in stimuli.concepts() for text in each.table["text"]]
     return list(dict.fromkeys([*norms.calibration_texts(), *sentences]))
-
-
-def add_config(p: argparse._ActionsContainer) -> None:
-    """Nothing: every command has ``--config``."""
-
-
-def end(run: Callable[[], None]) -> int:
-    """To be replaced by `main`."""
-    try:
-        run()
-    except UserError as error:
-        print(error)
-        return 2
-    return 0

@@ -330,8 +330,8 @@ def _draw(options: argparse.Namespace, pools: Mapping[str, Pool], tables: Mappin
         plots.save(shown.figure, folder / f"firing_{name}")
     plots.save(figure, folder / "separators")
     if "answers" in tables:
-        scale = "log p per token, nats" if options.judge == LIKELIHOOD else "grade, 0 to 3"
-        labels = (MEASURES["active"], f"quality of the answer ({scale})")
+        scale = "log p/token" if options.judge == LIKELIHOOD else "grade, 0 to 3"
+        labels = (MEASURES["active"], f"quality of the answer, {scale}")
         ax = plots.style_relation(tables["answers"], "active", "quality", labels)
         plots.save(ax.figure, folder / "quality")
     if options.umap:

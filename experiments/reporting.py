@@ -132,7 +132,8 @@ def _one_setting(contrast_run: ContrastRun, table: pd.DataFrame) -> pd.DataFrame
 def draw(contrast_run: ContrastRun, folder: RunFolder, tables: Tables) -> None:
     """All figures of a run; with several ensembles, blocks or poolings, all but the curve show the first of each."""
     where = folder.path / "figures"
-    plots.save(plots.specification_curve(tables.variants).figure, where / "specification_curve")
+    about = f"{contrast_run.contrast}, n = {len(contrast_run.rows)} stimuli"
+    plots.save(plots.specification_curve(tables.variants, title=about).figure, where / "specification_curve")
     plots.save(plots.claims(tables.claims).figure, where / "claims")
     variants = _one_setting(contrast_run, tables.variants)
     features = _one_setting(contrast_run, features_table(tables.cells))
@@ -141,12 +142,12 @@ def draw(contrast_run: ContrastRun, folder: RunFolder, tables: Tables) -> None:
         return
     ks = sorted(chosen["k"].unique())
     k = CONTROL_K if CONTROL_K in ks else ks[-1]
-    plots.save(plots.method_comparison(variants, k).figure, where / "method_comparison")
+    plots.save(plots.method_comparison(variants, k, title=about).figure, where / "method_comparison")
     present = [r for r in ("raw", "sae") if r in set(chosen["representation"])]
     size = {"squeeze": False, "layout": "constrained"}
     figure, axes = plt.subplots(1, len(present), figsize=(5.5 * len(present), 4.2), sharey=True, **size)
     for ax, representation in zip(axes[0], present, strict=True):
-        plots.score_against_k(variants, representation, ax, legend=representation == present[-1])
+        plots.score_against_k(variants, representation, ax, title=about, legend=representation == present[-1])
     plots.save(figure, where / "score_against_k")
     figure, axes = plt.subplots(1, len(present), figsize=(6.2 * len(present), 5.2), **size)
     for ax, representation in zip(axes[0], present, strict=True):

@@ -107,13 +107,13 @@ def _controls(tables: Tables, said: Mapping[str, Any], alpha: float) -> list[str
     words, curve = said["bag_of_words"], _of(tables["decoding"], "raw", "all")
     sentences = [f"Controls: the bag of words decodes at AUROC {words['auroc']:.2f} (p = {words['p']:.3f})."]
     if (curve["n_domains"] > 0).all():
-        best = curve.loc[curve["new_domains"].idxmax()]
+        best = _highest(curve, "new_domains")
         sentences.append(
             f"Domains that were left out: at most {best['new_domains']:.2f}, at {block_name(best['block'])} "
             f"(single domains {best['new_domains_lowest']:.2f} to {best['new_domains_highest']:.2f})."
         )
     rsa = tables["rsa"][tables["rsa"]["representation"] == "raw"]
-    best_fits = [rows.loc[rows["r"].idxmax()] for _, rows in rsa.groupby("model", sort=False)]
+    best_fits = [_highest(rows, "r") for _, rows in rsa.groupby("model", sort=False)]
     fits = "; ".join(f"{row['model']} {row['r']:.3f} at {block_name(row['block'])}" for row in best_fits)
     category = rsa[(rsa["model"] == "category") & (rsa["p_fwe"] <= alpha)]["block"]
     where = f"from {block_name(category.min())} on, in {len(category)}" if len(category) else "at none"
@@ -125,7 +125,7 @@ def _selected(tables: Tables) -> str:
     """The best block of each selector."""
     neurons = tables["decoding"][tables["decoding"]["representation"] == "raw"]
     chosen = neurons[neurons["selector"] != "all"]
-    best = [rows.loc[rows["auroc"].idxmax()] for _, rows in chosen.groupby("selector", sort=False)]
+    best = [_highest(rows, "auroc") for _, rows in chosen.groupby("selector", sort=False)]
     each = [f"{plots.selector_label(row['selector'])} {row['auroc']:.2f} at {block_name(row['block'])}" for row in best]
     return f"{chosen['k'].iloc[0]} neurons chosen inside the folds, at best: {'; '.join(each)}."
 
@@ -138,7 +138,7 @@ def _latents(tables: Tables) -> str:
 
 def _positions(table: pd.DataFrame, alpha: float) -> str:
     used = table[table["reason"] == ""]
-    best, n = used.loc[used["auroc"].idxmax()], int((used["p_fwe"] <= alpha).sum())
+    best, n = _highest(used, "auroc"), int((used["p_fwe"] <= alpha).sum())
     return (
         f"Positions (aligned to {table['align'].iloc[0]}): {n} of {len(used)} cells decode above chance (largest AUROC "
         f"over cells), best of all {block_name(best['block'])} at position {best['position']:+d}, {best['auroc']:.2f}."
@@ -149,9 +149,14 @@ def _of(decoding: pd.DataFrame, representation: str, selector: str) -> pd.DataFr
     return decoding[(decoding["representation"] == representation) & (decoding["selector"] == selector)]
 
 
+def _highest(rows: pd.DataFrame, column: str) -> pd.Series:
+    return rows.iloc[int(rows[column].to_numpy().argmax())]
+
+
 def _record(rows: pd.DataFrame, columns: list[str]) -> dict[str, Any] | None:
     """The row with the lowest block, as plain numbers."""
-    return None if rows.empty else rows.sort_values("block")[columns].head(1).to_dict("records")[0]
+    first = rows.sort_values("block")[columns].head(1)
+    return None if first.empty else {name: first[name].item() for name in columns}
 
 
 def _range(place: Mapping[str, int]) -> str:

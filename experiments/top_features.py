@@ -22,7 +22,6 @@ from neurosae.console import Parser, Summary
 from neurosae.prompt_features import POSITIONS, PromptFeatures, neuronpedia_id, read_labels, top_features
 from neurosae.sae import loading
 
-_NONE = "No latent is active {}."
 _PLACES = {"last": "at the last clean token", "max": "at their maximum", "mean": "on average over clean tokens"}
 
 
@@ -55,7 +54,7 @@ def run(options: argparse.Namespace) -> Summary:
     latents = ", ".join(map(str, features["latent"][:5]))
     place = _PLACES[options.position]
     return Summary(
-        [f"{found.n_active} latents are active {place}; the strongest: {latents}." if latents else _NONE.format(place)],
+        [f"{found.n_active} latents are active {place}; the strongest: {latents}."] if latents else (),
         about | as_json(found, features),
         answer=as_text(about, found, features),
         then=[f"python -m experiments.evaluate_sae {options.sae}   # the texts that drive its latents"],
@@ -85,7 +84,7 @@ def as_text(about: Mapping[str, str], found: PromptFeatures, features: pd.DataFr
     head = f"{about['sae']} on {about['language_model']}, {about['site']}"
     place = _PLACES[about["position"]]
     if features.empty:
-        return head
+        return f"{head}\n\nNo latent is active {place}."
     quoted = {name: features[name].map(repr) for name in ("peak_token", "label") if name in features}
     by_token = found.activations.reset_index(drop=True)
     by_token.insert(0, "token", found.tokens["token"].map(repr))

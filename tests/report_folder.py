@@ -127,7 +127,7 @@ def _reliable(kind: str, selector: str | None) -> dict[str, Any]:
 def _about(sides: list[str], bad: str) -> dict[str, Any]:
     return {
         "concept": "success" + bad,
-        "target": "success" + bad,
+        "target": "success" + bad + (BACKWARDS if bad else ""),
         "definition": "The text states that an attempt turned out well." + bad,
         "licence": "CC0-1.0",
         "contrast": {"name": "success", "expression": "success - failure" + bad, "design": "pairs"},

@@ -408,6 +408,24 @@ def test_what_is_there_is_not_made_again_and_what_is_lost_comes_back_bitwise(
     assert {path: path.read_bytes() for path in files} == files
 
 
+def test_what_cannot_be_made_of_a_set_is_left_out_with_its_reason(
+    kept: tuple[Work, dict[str, StageResult]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, results = kept
+
+    def refuse(_: object) -> evidence_stage.Files:
+        raise UserError("nothing can be exchanged")
+
+    missing = work.folder.path / "evidence" / "missing.json"
+    assert strict(missing)["reasons"] == {}
+    monkeypatch.setitem(evidence_stage.PIECES, "odd", evidence_stage.Piece(("evidence/odd.json",), refuse))
+    keep(work, made(work), ALL_STAGES, results)
+    assert strict(missing)["reasons"] == {"odd": "nothing can be exchanged"}
+    monkeypatch.undo()
+    keep(work, made(work), ALL_STAGES, results)
+    assert strict(missing)["reasons"] == {}
+
+
 def test_missing_pieces_say_why(tmp_path: Path) -> None:
     """No pairs, no domains, no grades, no SAE, no corpus read, no steering."""
     work = a_run(unpaired(tmp_path), tmp_path / "run", representations=("raw",), selectors=("t",))

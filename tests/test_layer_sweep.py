@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,10 +13,13 @@ from scipy import stats
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
+from experiments import layer_sweep as command
+from neurosae import plots, stimuli
 from neurosae.decoding import decode
 from neurosae.errors import UserError
 from neurosae.inference import max_t
 from neurosae.inference.design import Design, make_design
+from neurosae.responses import Responses
 from neurosae.rsa.models import rating_model
 from neurosae.sweep import (
     EMBEDDING,
@@ -20,6 +27,7 @@ from neurosae.sweep import (
     decode_by_block,
     emergence,
     rsa_by_block,
+    sweep_positions,
 )
 
 ONSET = 3
@@ -174,9 +182,7 @@ def test_blocks_that_tell_equally_well_have_no_increment_more_often_than_chance(
     pair_S = np.repeat(np.arange(30), 2)
     for _ in range(n_sets):
         decision_LS = rng.normal(size=60) + 0.7 * rng.normal(size=(6, 60)) + labels_S
-        found = emergence(
-            decision_LS, labels_S, np.repeat(np.arange(30), 2), np.arange(6), n_bootstrap=20, n_permutations=99
-        )
+        found = emergence(decision_LS, labels_S, pair_S, np.arange(6), n_bootstrap=20, n_permutations=99)
         false_alarms += (found.increments["p_fwe"] <= 0.05).any()
     assert false_alarms <= stats.binom.ppf(0.999, n_sets, 0.05)
 
@@ -224,3 +230,129 @@ def test_no_blocks_are_refused() -> None:
     for function in (contrast_by_block, rsa_by_block, decode_by_block):
         with pytest.raises(UserError, match="No blocks"):
             function({}, pairs(10))
+
+
+HEAD = """name: tiny
+target: success
+definition: An attempt ends well.
+factors: {outcome: [success, failure]}
+contrasts: {success: "success - failure"}
+items:
+"""
+ITEM = """  - id: {name}
+    domain: {domain}
+    versions:
+      success: {{text: "At the {place} the old crew [[won]] before {hour}."}}
+      failure: {{text: "At the {place} the old crew [[lost]] before {hour} again."}}
+"""
+SMALL = ["--folds", "2", "--repeats", "2", "--permutations", "19", "--k", "4", "--region", "4", "--jobs", "1"]
+SMALL += ["--device", "cpu", "--blocks", "0", "15"]
+
+
+@pytest.fixture(scope="module")
+def concept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("stimuli") / "tiny.yaml"
+    places = [f"{way} {place}" for way in ("old", "new") for place in PLACES]
+    items = [
+        ITEM.format(
+            name=f"item-{i}", place=place, domain=("out", "in")[i % 2], hour=("noon", "the long evening")[i % 3 == 0]
+        )
+        for i, place in enumerate(places)
+    ]
+    path.write_text(
+        HEAD + "".join(items).replace("id: old ", "id: old-").replace("id: new ", "id: new-"), encoding="utf-8"
+    )
+    return path
+
+
+def test_the_command_sweeps_neurons_latents_and_positions(
+    concept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--concept", str(concept), "--out", str(tmp_path / "out"), "--sae", "smollm2-135m-b15-9k"]
+    assert command.main([*options, *SMALL, "--positions", "left", "--width", "7"]) == 0
+    said = capsys.readouterr().out
+    assert "Above chance from" in said or "No block decodes" in said
+    names = ("contrast", "region", "rsa", "decoding", "curve", "increments", "positions")
+    for name in names:
+        table = pd.read_parquet(tmp_path / "out" / f"{name}.parquet")
+        read = pd.read_csv(tmp_path / "out" / f"{name}.csv", keep_default_na=False)
+        assert len(table) == len(read) > 0
+        assert not table.isna().any().any()
+    decoding = pd.read_parquet(tmp_path / "out" / "decoding.parquet")
+    assert decoding["representation"].value_counts().to_dict() == {"raw": 9, "sae": 3, "bag_of_words": 1}
+    assert decoding.loc[decoding["representation"] == "raw", "block"].unique().tolist() == [EMBEDDING, 0, 15]
+    found = json.loads((tmp_path / "out" / "sweep.json").read_text(encoding="utf-8"))
+    assert {"peak", "half_rise", "first_above_chance", "settings", "versions"} <= set(found)
+    assert str(tmp_path) not in (tmp_path / "out" / "summary.txt").read_text(encoding="utf-8")
+    for figure in ("sweep", "positions"):
+        assert (tmp_path / "out" / f"{figure}.png").exists()
+        assert (tmp_path / "out" / f"{figure}.svg").exists()
+    positions = pd.read_parquet(tmp_path / "out" / "positions.parquet")
+    assert positions.groupby("block")["position"].apply(list).tolist() == [list(range(7))] * 3
+    same = positions[positions["position"] < 5]  # up to there both versions of a pair have the same words
+    assert (same["auroc"] <= 0.5 + 1e-9).all()
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        ["--concept", "no_such_concept"],
+        ["--contrast", "nothing"],
+        ["--blocks", "30"],
+        ["--blocks", "3.mlp_out"],
+        ["--permutations", "3"],
+        ["--alpha", "1.5"],
+        ["--pooling", "sum"],
+        ["--k", "100000"],
+    ],
+)
+def test_bad_input_is_refused_with_a_message(
+    bad: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["--folds", "2", "--repeats", "1", "--blocks", "0", "--jobs", "1", "--device", "cpu"]
+    assert command.main([*small, *bad, "--out", str(tmp_path / "out")]) == 2
+    told = capsys.readouterr().err
+    assert told.strip() and "Traceback" not in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_signal_at_one_block_and_position_is_found_there() -> None:
+    concept = stimuli.load("success")
+    contrast = concept.contrast()
+    rows_S, is_target = contrast.labels(concept.table)
+    labels_S = np.where(is_target > 0, 1, -1)
+    rng, n, length = np.random.default_rng(0), len(concept.table), 4
+    tokens = pd.DataFrame({"stimulus": np.repeat(np.arange(n), length), "role": "text", "target": False, "clean": True})
+    heard = {}
+    for block in (EMBEDDING, 0, 1):
+        values_TF = rng.normal(size=(n * length, 12)).astype(np.float32)
+        if block == 1:
+            values_TF.reshape(n, length, 12)[rows_S, 2, 5] += 2 * labels_S
+        heard[block] = Responses(values_TF, tokens, concept.table, "blocks.0.hook_resid_pre", {"features": "neurons"})
+    groups_S, blocks_S = concept.groups()[rows_S], concept.blocks(contrast, rows_S)
+    design = make_design(labels_S, groups_S, blocks_S, concept.design(contrast), n_repeats=2, n_permutations=99)
+    table, found = sweep_positions(heard, concept, design, align="left", width=length + 1, n_permutations=99)
+    hits = table[table["p_fwe"] <= 0.05]
+    assert hits[["block", "position"]].to_numpy().tolist() == [[1, 2]]
+    assert found.blocks_L.tolist() == [EMBEDDING, 0, 1]
+    assert np.argwhere(found.significant).tolist() == [[2, 2, 5]]
+    beyond = table[table["position"] == length]
+    assert set(beyond["reason"]) == {"too few stimuli"}
+    assert set(beyond["auroc"]) == {0.5}
+
+
+def test_figures_show_the_tables() -> None:
+    design = pairs(20)
+    tables = {block: table for block, table in planted(design).items() if block in (EMBEDDING, 2, 3)}
+    decoded = decode_by_block(tables, design, {"all": 0})
+    found = emergence(decoded.decision_LS, design.labels_S, design.groups_S, decoded.blocks_L)
+    table = decoded.table.assign(representation="raw")
+    ax = plots.decoding_profile(table, found)
+    drawn = {line.get_label(): line for line in ax.get_lines()}
+    blocks = [line.get_ydata() for line in ax.get_lines() if line.get_marker() == "o"]
+    np.testing.assert_array_equal(np.concatenate(blocks), table["auroc"])
+    assert any(label.startswith("peak: block 3") for label in drawn)
+    rsa = rsa_by_block(tables, design, n_bootstrap=50)
+    heights = [line.get_ydata() for line in plots.rsa_profile(rsa).get_lines() if line.get_marker() == "o"]
+    np.testing.assert_array_equal(np.concatenate(heights), rsa["r"])
+    plt.close("all")

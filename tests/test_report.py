@@ -21,7 +21,7 @@ from report_folder import BACKWARDS, EMOJI, EVERYWHERE, LONG, REFERENCE, SCRIPT,
 from experiments import combinatorial
 from neurosae.errors import UserError
 from neurosae.files import digest
-from neurosae.report import write_report
+from neurosae.report import tables, write_report
 from neurosae.report.__main__ import main
 from neurosae.report.answers import answers
 from neurosae.report.drawings import histogram
@@ -348,3 +348,10 @@ def test_the_page_of_all_contrasts_links_single_reports_by_relative_path(everyth
     assert (place.parent / str(link)).read_text() == "<p>single</p>"
     assert links(load_run(everything))[1] == ("../../etc", "<b>", "")
     assert "supported" in place.read_text(encoding="utf-8")
+
+
+def test_a_dash_in_the_scorecard_stands_beside_its_reason() -> None:
+    card = load_run(REFERENCE).card.head(2).assign(causal_reason=["no pairs", None], stability_reason="one fold")
+    view = tables.scorecard(card)
+    assert [str(row[-1].shown).count("one fold; no pairs") for row in view.rows] == [1, 0]
+    assert view.columns[-1].title == "why a dash"

@@ -169,8 +169,8 @@ def style_relation(answers: pd.DataFrame, x: str, y: str, labels: tuple[str, str
     ):
         here = (rows["style"] == style).to_numpy()
         ax.plot(within.loc[here, x], within.loc[here, y], marker, color=colour, alpha=0.8, ms=5, label=style)
-    ax.set_xlabel(f"{labels[0]}, less the topic's mean")
-    ax.set_ylabel(f"{labels[1]}, less the topic's mean")
+    ax.set_xlabel(f"{labels[0]}\n(less the topic's mean)")
+    ax.set_ylabel(f"{labels[1]}\n(less the topic's mean)")
     ax.set_title(f"n = {len(rows)} answers to {rows['topic'].nunique()} topics", loc="left", fontsize=9)
     ax.legend(frameon=False, fontsize=8, ncols=2)
     sns.despine(ax=ax)

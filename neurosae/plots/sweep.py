@@ -23,7 +23,7 @@ from neurosae.plots.style import (
     something_of,
     write_title,
 )
-from neurosae.sweep import EMBEDDING, Emergence, block_name
+from neurosae.sweep import EMBEDDING, Emergence
 
 _ORANGE, _BLACK = "#E69F00", "#000000"
 _MODELS = {"category": PALETTE["raw"], "domain": _ORANGE, "length": PALETTE["bag_of_words"]}
@@ -53,20 +53,27 @@ def contrast_profile(contrast: pd.DataFrame, region: pd.DataFrame, alpha: float 
     something_of(contrast, ["block", "features", "significant"], "contrast by block")
     something_of(region, ["block", "effect", "low", "high", "n"], "region by block")
     ax = axes_or_new(ax, 8, 2.8)
-    _curve(ax, region, "effect", PALETTE["raw"], "o", f"region, held-out items (n = {region['n'].iloc[0]} stimuli)")
+    _curve(ax, region, "effect", PALETTE["raw"], "o", f"region, held out (n = {region['n'].iloc[0]})")
     ax.axhline(0, color="0.4", lw=1, ls=":")
     ax.set_ylabel("target − foil\n(SD of localizing items)")
+    crowded = len(contrast) > 12
     for block, count in zip(contrast["block"], contrast["significant"], strict=True):
-        weight = "bold" if count else "normal"
         ax.text(
-            _x([block])[0], 1.02, str(count), transform=ax.get_xaxis_transform(),
-            ha="center", va="bottom", fontsize=7, weight=weight, color="black" if count else "0.5",
-        )  # fmt: skip
+            _x([block])[0],
+            1.02,
+            str(count),
+            transform=ax.get_xaxis_transform(),
+            ha="center",
+            va="bottom",
+            fontsize=7,
+            rotation=90 if crowded else 0,
+            color="black" if count else "0.5",
+        )
     write_title(
         ax,
         f"Contrast (numbers: significant features of {contrast['features'].max():,}, "
         f"max-T over all blocks, p ≤ {alpha:g}; band: 95 %)",
-        pad=14,
+        pad=24 if crowded else 14,
     )
     return _finish(ax, contrast["block"])
 
@@ -121,7 +128,7 @@ def decoding_profile(
     ax = axes_or_new(ax, 8, 3.4)
     shown = table[table["representation"].isin(_SHOWN)]
     marks = {}
-    for (representation, selector), rows in shown.groupby(["representation", "selector"], sort=False):
+    for (representation, selector), rows in _curves(shown):
         of = "" if selector == "all" else f", k = {rows['k'].iloc[0]}"
         label = f"{LABELS[representation]}: {selector_label(selector)}{of}"
         colour = _SELECTORS.get(selector, _BLACK)
@@ -130,13 +137,13 @@ def decoding_profile(
             marks[selector] = colour, rows
     everything = shown[(shown["representation"] == "raw") & (shown["selector"] == "all")]
     if (everything["n_domains"] > 0).all():
-        label = f"new domains ({everything['n_domains'].iloc[0]} left out in turn)"
+        label = f"{everything['n_domains'].iloc[0]} domains, left out in turn"
         ax.plot(_x(everything["block"]), everything["new_domains"], color=_SELECTORS["all"], lw=1, ls=":", label=label)
     words = table[table["representation"] == "bag_of_words"]
     if len(words):
         ax.axhline(words["auroc"].iloc[0], color=PALETTE["bag_of_words"], lw=1.2, ls="--", label=LABELS["bag_of_words"])
     limit = float(shown["chance_fwe"].max())
-    ax.axhspan(0.5, limit, label=f"chance: best block in {1 - alpha:.0%} of permutations", **BAND)
+    ax.axhspan(0.5, limit, label=f"chance, best block (up to {1 - alpha:.0%} of draws)", **BAND)
     ax.axhline(0.5, color="0.4", lw=1, ls=":")
     _mark(ax, marks, alpha)
     if found is not None:
@@ -161,7 +168,7 @@ def layer_sweep(tables: Mapping[str, pd.DataFrame], found: Emergence, title: str
     -------
     Figure
     """
-    figure, axes = plt.subplots(3, 1, sharex=True, figsize=(9, 10), height_ratios=[1, 1, 1.5], layout="constrained")
+    figure, axes = plt.subplots(3, 1, sharex=True, figsize=(10.5, 10), height_ratios=[1, 1, 1.5], layout="constrained")
     neurons = {name: tables[name][tables[name]["representation"] == "raw"] for name in ("contrast", "region", "rsa")}
     contrast_profile(neurons["contrast"], neurons["region"], alpha, ax=axes[0])
     rsa_profile(neurons["rsa"], alpha, ax=axes[1])
@@ -227,9 +234,14 @@ def _curve(
             errors = np.abs([rows[value] - rows["low"], rows["high"] - rows[value]])
             ax.errorbar(x, rows[value], yerr=errors, fmt="none", ecolor=colour, lw=1.2)
         ax.fill_between(x, rows["low"], rows["high"], color=colour, alpha=0.18, lw=0)
-        line = {"ls": "--" if dashed else "-", "lw": 1.4, "marker": marker, "ms": 3.5}
-        ax.plot(x, rows[value], color=colour, label=label, **line)
+        ax.plot(x, rows[value], "--" if dashed else "-", lw=1.4, marker=marker, ms=3.5, color=colour, label=label)
         label = "_nolegend_"
+
+
+def _curves(table: pd.DataFrame) -> list[tuple[tuple[str, str], pd.DataFrame]]:
+    """Rows of every representation and selector, in the order of the table."""
+    names = table[["representation", "selector"]].drop_duplicates().itertuples(index=False)
+    return [((a, b), table[(table["representation"] == a) & (table["selector"] == b)]) for a, b in names]
 
 
 def _mark(ax: Axes, rows_by_name: Mapping[str, tuple[str, pd.DataFrame]], alpha: float) -> None:
@@ -247,16 +259,14 @@ def _locate(ax: Axes, found: Emergence, alpha: float) -> None:
     low, high = ax.get_ylim()
     ax.set_ylim(low, high + 0.08 * (high - low))
     y = high + 0.03 * (high - low)
-    for name, place, marker in (("peak", found.peak, "v"), ("half of the rise", found.half_rise, "|")):
-        label = f"{name}: {block_name(place.block)} (95 % {_short(place.low)} to {_short(place.high)})"
+    for name, place, marker in (("peak", found.peak, "v"), ("half of the rise from emb.", found.half_rise, "|")):
+        label = f"{name}: {_short(place.block)} (95 % {_short(place.low)} to {_short(place.high)})"
         ax.plot(_x([place.low, place.high]), [y, y], color=_BLACK, lw=1.2)
         ax.plot(_x([place.block]), [y], marker, ms=7, color=_BLACK, ls="none", label=label)
         y += 0.03 * (high - low)
     first = found.first_above(alpha)
     if first is not None:
-        ax.axvline(
-            first, color=PALETTE["embeddings"], lw=1.2, ls="-.", label=f"first above the embeddings: block {first}"
-        )
+        ax.axvline(first, color=PALETTE["embeddings"], lw=1.2, ls="-.", label=f"first above emb.: {first}")
 
 
 def _x(blocks: Any) -> np.ndarray:
@@ -265,7 +275,7 @@ def _x(blocks: Any) -> np.ndarray:
 
 
 def _short(block: int) -> str:
-    return "embeddings" if block == EMBEDDING else str(block)
+    return "emb." if block == EMBEDDING else str(block)
 
 
 def _finish(ax: Axes, blocks: pd.Series) -> Axes:
@@ -274,7 +284,7 @@ def _finish(ax: Axes, blocks: pd.Series) -> Axes:
     shown = [
         block for block in numbers if not dense or block == EMBEDDING or block % _STEP == 0 or block == numbers[-1]
     ]
-    ax.set_xticks(_x(shown), ["emb." if block == EMBEDDING else str(block) for block in shown])
+    ax.set_xticks(_x(shown), [_short(block) for block in shown])
     ax.set_xlim(_x(numbers[:1])[0] - 0.6, numbers[-1] + 0.6)
     ax.set_xlabel("block (emb.: token embeddings, before the first)")
     ax.legend(frameon=False, fontsize=7.5, loc="center left", bbox_to_anchor=(1.0, 0.5))

@@ -213,9 +213,9 @@ def relations(table: pd.DataFrame, *, n: int = 2000, seed: int = 0) -> pd.DataFr
     Returns
     -------
     DataFrame, one row per pair of columns
-        `first`, `second`, `r`; `partial`, `low`, `high` (95 %, percentile bootstrap over topics), `p` (residuals of
-        `first` shuffled within topics; Freedman & Lane 1983), `p_holm` (over the rows), `n` rows, `n_topics`, `reason`
-        (why there is no value: r and partial are 0 and p is 1 then).
+        `first`, `second`, `r`; `partial`, `low`, `high` (95 %, percentile bootstrap over topics, too narrow with few:
+        trust p), `p` (residuals of `first` shuffled within topics; Freedman & Lane 1983), `p_holm` (over the rows), `n`
+        rows, `n_topics`, `reason` (why there is no value: r and partial are 0 and p is 1 then).
 
     Examples
     --------

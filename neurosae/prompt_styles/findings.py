@@ -30,7 +30,7 @@ def of_active_latents(comparisons: pd.DataFrame, baseline: str, controls: Sequen
         parts.append(said + ("" if change["p_fwe"] < ALPHA else " (not significant)"))
     moved = [control for control in controls if _difference(rows, control, baseline)["p_fwe"] < ALPHA]
     warning = (
-        f" So does what says nothing ({_listed(moved)}): such a difference is no effect of what the prompt says."
+        f" What says nothing ({_listed(moved)}) moves it as well: such a difference alone is no effect of what is said."
         if moved
         else ""
     )
@@ -62,21 +62,27 @@ def of_controls(controls_table: pd.DataFrame) -> str:
     for style, of_style in rows.groupby("style", sort=False):
         if style in set(rows["control"]):
             continue
-        beyond = ", ".join(f"{row.beyond} beyond {row.control}" for row in of_style.itertuples())
+        beyond = ", ".join(
+            f"{row.beyond} beyond {row.control}, {row.beyond_and_apart} of them in every wording"
+            for row in of_style.itertuples()
+        )
         first = of_style.iloc[0]
         parts.append(f"{style} changes {first['changed']} of {first['tested']:,} latents ({beyond})")
     return f"On the tokens of the same question, max-T: {'; '.join(parts)}."
 
 
 def of_separation(separation: pd.DataFrame) -> str:
-    """Neurons against latents, in new wordings."""
-    rows = separation[(separation["new"] == "wording") & (separation["pool"] == "question")]
+    """Neurons against latents, in new topics and in new wordings."""
+    rows = separation[separation["pool"] == "question"]
     if not rows["valid"].all():
-        return f"Separation was not measured: {rows['reason'].iloc[0]}."
-    said = " and ".join(f"{row.knn_accuracy:.2f} among {row.space}" for row in rows.itertuples())
+        return f"Separation was not measured: {rows.loc[~rows['valid'], 'reason'].iloc[0]}."
+    said = {
+        new: " and ".join(f"{row.knn_accuracy:.2f} ({row.space})" for row in here.itertuples())
+        for new, here in rows.groupby("new")
+    }
     return (
-        f"Neighbours tell the style of a wording never seen from the question's tokens with accuracy {said} "
-        f"(chance {rows['chance'].iloc[0]:.2f})."
+        f"Neighbours tell the style from the question's tokens with accuracy {said['topic']} in new topics, "
+        f"{said['wording']} in a wording never seen; chance is {rows['chance'].iloc[0]:.2f}."
     )
 
 

@@ -87,8 +87,8 @@ def separators(rates_CVF: Array, styles: tuple[str, ...], *, n: int = 999, seed:
     --------
     >>> rates_CVF = np.array([[[1.0, 1.0], [1.0, 0.5]], [[0.0, 0.0], [0.0, 0.0]]])
     >>> table = separators(rates_CVF, ("expert", "plain"), n=5)
-    >>> table.loc[0, ["fires_in", "silent_in", "found", "survived"]].tolist()
-    ['expert', 'plain', 1.5, 1]
+    >>> table["fires_in"][0], table[["found", "survived"]].iloc[0].tolist()
+    ('expert', [1.5, 1.0])
     """
     n_styles, _, n_latents = rates_CVF.shape
     always_WF, never_WF = (edge.reshape(-1, n_latents) for edge in (rates_CVF == 1, rates_CVF == 0))

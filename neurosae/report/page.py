@@ -19,7 +19,7 @@ from neurosae.report import cards, methods, pictures, tables
 from neurosae.report.answers import answers, best_variant, question
 from neurosae.report.drawings import block_profile
 from neurosae.report.loading import ACROSS, RunData, load_run
-from neurosae.report.texts import folded
+from neurosae.report.texts import folded, visible
 from neurosae.report.wording import duration, names, number
 from neurosae.scorecard import OUTCOMES
 
@@ -83,6 +83,7 @@ def render(run: RunData) -> str:
         loader=PackageLoader("neurosae.report"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -93,6 +94,11 @@ def render(run: RunData) -> str:
     return environment.get_template("across.html" if across else "run.html").render(
         style=Markup(style), script=Markup(script), policy=_policy(style, script), run=run, **content
     )
+
+
+def _shown(value: Any) -> Any:
+    """What a template puts out: marks that turn text around by name; escaping comes after."""
+    return visible(value) if type(value) is str else value
 
 
 def _asset(name: str) -> str:

@@ -181,7 +181,10 @@ def variants(table: pd.DataFrame) -> TableView:
 
 
 def scorecard(table: pd.DataFrame) -> TableView:
-    """Every outcome of every variant; a dash where a stage has not measured it."""
+    """Every outcome of every variant; a dash where a stage has not measured it, and the reasons it gives."""
+    given = [name for name in table if str(name).endswith("_reason")]
+    reasons = ["; ".join(dict.fromkeys(filter(None, row))) for row in table[given].fillna("").astype(str).to_numpy()]
+    table = table.assign(reasons=reasons) if any(reasons) else table
     columns = [
         figure("rank", "rank", 0),
         _REPRESENTATION,
@@ -198,6 +201,7 @@ def scorecard(table: pd.DataFrame) -> TableView:
         with_interval("causal shift, nats", "causal_shift", "causal_low", "causal_high", sign=True),
         figure("norm", "causal_norm", 0),
         p("p (directions)", "causal_p_random"),
+        text("why a dash", "reasons", wide=True),
     ]
     return view("scorecard-table", "Every outcome of every variant", table, columns)
 
