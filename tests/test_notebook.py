@@ -53,7 +53,6 @@ def test_text_stands_between_the_cells() -> None:
     assert not any(a == b == "code" for a, b in pairwise(kinds))
 
 
-@pytest.mark.slow
 def test_the_notebook_runs_to_the_same_result() -> None:
     before, after = stored(), stored()
     nbclient.NotebookClient(after, timeout=600).execute()
