@@ -114,7 +114,7 @@ def _beyond(card: pd.DataFrame) -> list[str]:
     sentences = []
     for value, (low, high, what) in asked.items():
         if value in card and np.isfinite(card[value].to_numpy(dtype=float)).any():
-            row = card.loc[card[value].astype(float).idxmax()]
+            row = card.iloc[int(np.nanargmax(card[value].to_numpy(dtype=float)))]
             beside = f"chance {row['discovery_chance']:.2f}; " if value == "discovery_ap" else ""
             if value == "causal_shift" and np.isfinite(row["causal_p_random"]):
                 beside = f"p = {row['causal_p_random']:.2f} against random directions; "
