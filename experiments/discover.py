@@ -122,8 +122,8 @@ def _summary(
     name = _label(found, 0)
     sentences = [f"{name} ranked {found.n_sentences:,} sentences of {found.n_texts:,} texts."]
     if len(retrieved):
-        rows = retrieved[retrieved["metric"] == "average_precision"].set_index("ranking")
-        first, words = rows.loc[name], rows.loc["bag of words"]
+        rows = retrieved[retrieved["metric"] == "average_precision"].set_index("ranking").to_dict("index")
+        first, words = rows[name], rows["bag of words"]
         precision = shared.with_interval(first["value"], first["low"], first["high"])
         sentences.append(
             f"It retrieves '{concept}' with an average precision of {precision}; chance is {first['chance']:.2f}, "

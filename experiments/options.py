@@ -67,7 +67,8 @@ def read(p: Parser, arguments: Sequence[str] | None) -> argparse.Namespace:
     if config is None:
         return p.parse_args(arguments)
     chosen = _as_arguments(p, config)
-    required = [each for each in (*p._actions, *p._mutually_exclusive_groups) if each.required]
+    choices: list[Any] = [*p._actions, *p._mutually_exclusive_groups]
+    required = [each for each in choices if each.required]
     for each in required:  # what must be given may stand on either side
         each.required = False
     defaults = p.parse_args(chosen)

@@ -11,6 +11,7 @@ import pandas as pd
 from experiments.comparison_run import ContrastRun, Tables
 from experiments.options import with_interval
 from experiments.stages import Findings
+from neurosae import plots
 from neurosae.console import Summary
 from neurosae.runs import RunFolder
 
@@ -37,10 +38,11 @@ def of_contrast(run: ContrastRun, folder: RunFolder, tables: Tables, findings: F
         The stimulus set, as a command takes it.
     """
     best = tables.variants.iloc[0]
+    name = " / ".join(dict.fromkeys([run.stimuli.name, run.contrast]))
     claims = tables.claims[tables.claims["n_cells"] > 0]
     return Summary(
         [
-            f"'{run.contrast}' of '{run.stimuli.name}' is decoded best by {_variant(best)}: held-out AUROC "
+            f"'{name}' is decoded best by {_variant(best)}: held-out AUROC "
             f"{with_interval(best['auroc'], best['auroc_ci_low'], best['auroc_ci_high'])} "
             f"(the best of {len(tables.variants)}: optimistic).{_words(tables.variants)}",
             *(_claim(row) for row in claims.to_dict("records")),
@@ -89,7 +91,8 @@ def of_plans(plans: Sequence[str], contrasts: Sequence[ContrastRun]) -> Summary:
 
 
 def _variant(row: Any) -> str:
-    return f"{row['representation']}, {row['selector']}" + (f", k = {row['k']}" if row["k"] else "")
+    name = f"{plots.LABELS[row['representation']]}, {plots.selector_label(row['selector'])}"
+    return name + (f", k = {row['k']}" if row["k"] else "")
 
 
 def _words(variants: pd.DataFrame) -> str:
@@ -111,7 +114,7 @@ def _beyond(card: pd.DataFrame) -> list[str]:
     sentences = []
     for value, (low, high, what) in asked.items():
         if value in card and np.isfinite(card[value].to_numpy(dtype=float)).any():
-            row = card.loc[card[value].astype(float).idxmax()]
+            row = card.iloc[int(np.nanargmax(card[value].to_numpy(dtype=float)))]
             beside = f"chance {row['discovery_chance']:.2f}; " if value == "discovery_ap" else ""
             if value == "causal_shift" and np.isfinite(row["causal_p_random"]):
                 beside = f"p = {row['causal_p_random']:.2f} against random directions; "

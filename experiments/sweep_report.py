@@ -88,7 +88,7 @@ def _emergence(tables: Tables, said: Mapping[str, Any], alpha: float) -> list[st
         sentences.append(
             f"Above the token embeddings, which are words without context, from block {better['block']} on: "
             f"{better['increment']:+.2f} (95 % {better['low']:+.2f} to {better['high']:+.2f}; max-T p = "
-            f"{better['p_fwe']:.3f})."
+            f"{max(better['p_fwe'], 0.001):.3f})."
         )
     sentences.append(
         f"Half of the rise from the embeddings to the peak is reached at {block_name(half['block'])} (95 % "

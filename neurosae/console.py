@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from tqdm.auto import tqdm
 
@@ -137,8 +137,13 @@ class Parser(argparse.ArgumentParser):
     def __init__(
         self, prog: str, description: str | None = None, resumes: str = "", only_commands: bool = False, **how: Any
     ) -> None:
-        how = {"formatter_class": _Formatter, "epilog": EXIT_CODES, "allow_abbrev": False, "add_help": False} | how
-        super().__init__(prog=prog, description=description, **how)
+        settings: dict[str, Any] = {
+            "formatter_class": _Formatter,
+            "epilog": EXIT_CODES,
+            "allow_abbrev": False,
+            "add_help": False,
+        } | how
+        super().__init__(prog=prog, description=description, **settings)
         self.resumes = resumes
         self.output = self.add_argument_group("output")
         self.output.add_argument("-h", "--help", action="help", help="show this")
@@ -346,10 +351,10 @@ def _warnings(options: argparse.Namespace) -> Iterator[None]:
             warnings.simplefilter("ignore")
             warnings.filterwarnings("default", category=UserWarning, module=r"(neurosae|experiments)\.")
 
-        def tell(message: Any, category: type[Warning], filename: str, line: int, *_: Any) -> None:
+        def tell(message: Warning | str, category: type[Warning], filename: str, line: int, *_: Any, **__: Any) -> None:
             log.warning("%s", message if not options.verbose else f"{message} ({category.__name__}, {filename}:{line})")
 
-        warnings.showwarning = tell
+        warnings.showwarning = cast(Any, tell)
         try:
             yield
         finally:

@@ -166,6 +166,42 @@ def second_order_table(n: int) -> pd.DataFrame:
 MANY = [*SELECTORS, *(f"another_selector_{n}" for n in range(24 - len(SELECTORS)))]
 DENSITY = np.array([1, 3, 8, 20, 42, 18, 5]), np.linspace(-6, 0, 8)
 L0 = np.round(400 * np.exp(-(((np.arange(80) - 32) / 9) ** 2))).astype(int)
+
+
+def sweep_rows(blocks: list[int], value: str, start: float) -> pd.DataFrame:
+    """One curve over blocks, as the layer sweep writes it."""
+    height = start + 0.3 * np.sin(np.arange(len(blocks)) / 4)
+    table = pd.DataFrame({"block": blocks, value: height, "low": height - 0.05, "high": height + 0.05})
+    return table.assign(p_fwe=np.where(height > start + 0.15, 0.01, 0.4))
+
+
+def sweep_contrast(blocks: list[int]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    counts = pd.DataFrame({"block": blocks, "features": 576, "significant": [7 * b % 90 for b in range(len(blocks))]})
+    return counts, sweep_rows(blocks, "effect", 0.2).assign(n=72)
+
+
+def sweep_rsa(blocks: list[int], names: list[str]) -> pd.DataFrame:
+    return pd.concat([sweep_rows(blocks, "r", 0.1 * n).assign(model=name, n=144) for n, name in enumerate(names)])
+
+
+def sweep_decoding(blocks: list[int]) -> pd.DataFrame:
+    parts = [
+        sweep_rows(blocks, "auroc", 0.65 - 0.05 * n).assign(selector=name, k=k, representation="raw")
+        for n, (name, k) in enumerate({"all": 576, "t": 8, "rsa_category": 8}.items())
+    ]
+    parts.append(sweep_rows(blocks[:1], "auroc", 0.54).assign(selector="all", k=900, representation="bag_of_words"))
+    return pd.concat(parts).assign(chance_fwe=0.62, new_domains=0.7, n_domains=8, n=144)
+
+
+def sweep_positions(blocks: list[int], width: int) -> pd.DataFrame:
+    table = pd.DataFrame(list(itertools.product(blocks, np.arange(width) - width // 4)), columns=["block", "position"])
+    table["auroc"] = 0.5 + 0.02 * (table["block"] + table["position"])
+    table["reason"] = np.where(table["position"] == table["position"].max(), "too few stimuli", "")
+    return table.assign(n=144 - 9 * table["position"].abs(), p_fwe=np.where(table["auroc"] > 0.6, 0.01, 0.5))
+
+
+SWEPT = list(range(-1, 30))
+
 FIGURES: dict[str, Callable[[], Axes]] = {
     "block_profile": lambda: plots.block_profile(profile(6)),
     "by_method": lambda: plots.by_method(
@@ -180,6 +216,8 @@ FIGURES: dict[str, Callable[[], Axes]] = {
     "completeness_by_frequency": lambda: plots.completeness_by_frequency(members(["elements", "rivers"]), "Members"),
     "contrast_map": lambda: plots.contrast_map(contrast_map()),
     "contrast_map_of_a_feature": lambda: plots.contrast_map(contrast_map(), 3),
+    "contrast_profile": lambda: plots.contrast_profile(*sweep_contrast(SWEPT)),
+    "decoding_profile": lambda: plots.decoding_profile(sweep_decoding(SWEPT)),
     "dose_response": lambda: plots.dose_response(effect([-0.9, -0.5, 0.5, 0.9]), title="success, SAE latents, t"),
     "firing_density": lambda: plots.firing_density(*DENSITY, n_dead=12, n_tokens=20_000),
     "firing_rates": lambda: plots.firing_rates(rates(), "calm"),
@@ -187,8 +225,10 @@ FIGURES: dict[str, Callable[[], Axes]] = {
     "method_comparison": lambda: plots.method_comparison(variants(), 4, title="n = 144 stimuli"),
     "model_comparison": lambda: plots.model_comparison(models(["category", "valence", "length"])),
     "point_map": lambda: plots.point_map(*points(["calm", "angry", ""]), "Stimuli, latents", APART),
+    "position_map": lambda: plots.position_map(sweep_positions(SWEPT[:8], 8)),
     "rdm_heatmap": lambda: plots.rdm_heatmap(rdm(), ["lost", "won"] * 6, unit="correlation distance (1 - r)"),
     "retrieval": lambda: plots.retrieval(card(["t", "auroc", "random"]), "Retrieval (n = 1,325 sentences)"),
+    "rsa_profile": lambda: plots.rsa_profile(sweep_rsa(SWEPT, ["category", "domain", "length"])),
     "scaling_curve": lambda: plots.scaling_curve(cells([512, 1024, 2048, 4096]), "fvu", "FVU", {16: LAW}),
     "score_against_k": lambda: plots.score_against_k(variants(), "sae", title="n = 144 stimuli"),
     "second_order_matrix": lambda: plots.second_order_matrix(second_order_table(4)),
@@ -213,6 +253,8 @@ EXTREMES: dict[str, Callable[[], Axes]] = {
     "completeness_by_frequency, 12 lists": lambda: plots.completeness_by_frequency(members([*"abcdefghijkl"]), LONG),
     "contrast_map, one": lambda: plots.contrast_map(contrast_map(1, 1)),
     "contrast_map, 40 blocks": lambda: plots.contrast_map(contrast_map(40, 12, LONG)),
+    "contrast_profile, 80": lambda: plots.contrast_profile(*sweep_contrast(list(range(-1, 80)))),
+    "decoding_profile, two": lambda: plots.decoding_profile(sweep_decoding([-1, 5])),
     "dose_response, one": lambda: plots.dose_response(effect([0.9]), title=LONG),
     "firing_density, all dead": lambda: plots.firing_density(DENSITY[0] * 0, DENSITY[1], n_dead=97, n_tokens=5),
     "firing_rates, one": lambda: plots.firing_rates(rates(1), "angry"),
@@ -223,8 +265,10 @@ EXTREMES: dict[str, Callable[[], Axes]] = {
     "model_comparison, 12": lambda: plots.model_comparison(models([f"model of words {n}" for n in range(12)])),
     "point_map, 20": lambda: plots.point_map(*points([f"style {n}" for n in range(20)]), LONG, APART),
     "point_map, one": lambda: plots.point_map(np.zeros((1, 2)), np.array(["a"]), "", APART),
+    "position_map, 80": lambda: plots.position_map(sweep_positions(list(range(-1, 80)), 24)),
     "rdm_heatmap, 24 conditions": lambda: plots.rdm_heatmap(rdm(48), [f"level {n:02d}" for n in range(24)] * 2),
     "rdm_heatmap, rare conditions": lambda: plots.rdm_heatmap(rdm(60), [*"abcd", *["e"] * 52, *"fghi"]),
+    "rsa_profile, one": lambda: plots.rsa_profile(sweep_rsa([3, 9], [LONG])),
     "scaling_curve, one": lambda: plots.scaling_curve(cells([512]), "fvu", "FVU", {16: NO_LAW}),
     "score_against_k, 24": lambda: plots.score_against_k(variants(MANY), "sae"),
     "score_against_k, one": lambda: plots.score_against_k(variants(["t"], (8,)), "raw"),

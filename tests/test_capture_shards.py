@@ -436,7 +436,7 @@ def test_the_command_captures_once_and_refuses_another_request(
     assert capture.main(request) == 0
     made = contents(out)
     assert all(made[name] == content for name, content in contents(captured).items() if name != "shards.json")
-    monkeypatch.setattr(capture, "load_model", lambda _options: pytest.fail("there was nothing left to do"))
+    monkeypatch.setattr(capture.shared, "load_model", lambda _options: pytest.fail("there was nothing left to do"))
     assert capture.main([*request, "--npy", "float16"]) == 0
     array = np.load(out / "activations.npy")
     np.testing.assert_allclose(array, ShardReader(out, 1, 0).rows(np.arange(len(array))), rtol=1e-6, atol=1e-6)

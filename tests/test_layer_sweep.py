@@ -351,7 +351,7 @@ def test_figures_show_the_tables() -> None:
     drawn = {line.get_label(): line for line in ax.get_lines()}
     blocks = [line.get_ydata() for line in ax.get_lines() if line.get_marker() == "o"]
     np.testing.assert_array_equal(np.concatenate(blocks), table["auroc"])
-    assert any(label.startswith("peak: block 3") for label in drawn)
+    assert any(label.startswith("peak: 3 (") for label in drawn)
     rsa = rsa_by_block(tables, design, n_bootstrap=50)
     heights = [line.get_ydata() for line in plots.rsa_profile(rsa).get_lines() if line.get_marker() == "o"]
     np.testing.assert_array_equal(np.concatenate(heights), rsa["r"])

@@ -14,7 +14,7 @@ import scipy.sparse as sp
 from scipy import stats
 
 from experiments.prompt_styles import main
-from neurosae import stimuli
+from neurosae import plots, stimuli
 from neurosae.autointerp.judges import Grade, GradeRequest, unanswered
 from neurosae.capture import make_prompts
 from neurosae.errors import UserError
@@ -355,6 +355,23 @@ def test_neighbours_in_new_wordings_see_styles_and_not_wordings(rng: np.random.G
         found = style_separation(style_distances(pool(values, over)), over).set_index(["space", "new"])
         assert found.loc[("latents", "topic"), "knn_accuracy"] > 0.9
         assert least <= found.loc[("latents", "wording"), "knn_accuracy"] <= most
+
+
+# Figures
+
+
+def test_figures_show_the_numbers_of_their_tables(rng: np.random.Generator) -> None:
+    rates = np.zeros((4, 4, 30))
+    rates[2, :, :7] = 1
+    ax = plots.style_separators(separators(rates, STYLES, n=99), "prompt")
+    assert sum(text.get_text().startswith("7") for text in ax.texts) == 3 and len(ax.texts) == 12
+    value = rng.normal(size=(4, 25))
+    value[2] += 3
+    ax = plots.style_differences(compare_styles({"active": value}, STYLES, n=200), "active", "latents", "padding")
+    dots = {label.get_text(): ax.lines[2 * i + 1] for i, label in enumerate(ax.get_yticklabels())}
+    for style in ("standard", "expert", "novice"):  # whichever way round a pair stands in the table
+        assert dots[style].get_xdata() == pytest.approx((value[STYLES.index(style)] - value[1]).mean())
+    assert dots["expert"].get_markerfacecolor() != "white" and dots["novice"].get_markerfacecolor() == "white"
 
 
 # Answers

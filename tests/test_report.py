@@ -71,9 +71,17 @@ def test_the_reference_run_gives_a_report_that_says_what_it_lacks(tmp_path) -> N
     page = write_report(REFERENCE, tmp_path / "report.html").read_text(encoding="utf-8")
     assert [a["id"] for a in Parsed(page).all("section")] == list(SECTIONS)
     for missing in ("tables/stimuli", "tables/map_blocks", "evidence/rsa", "evidence/features", "tables/reliability"):
-        assert f"This folder holds no {missing}" in page
+        assert load_run(REFERENCE).missing(missing) in html.unescape(page)
+    assert "without the stage “evidence”" in page
     assert page.index("The answer") < page.index("Claims about method families") < page.index("Best variant")
     assert "not retrieved" in page and "not beyond random" in page
+
+
+def test_what_is_missing_is_traced_to_its_stage_or_to_the_copy() -> None:
+    run = RunData(Path("run"), {}, manifest={"stages": ["select", "evidence"]})
+    assert "--stages select evidence explain" in run.missing("tables/explanations")
+    assert "holds no evidence/rsa" in run.missing("evidence/rsa")
+    assert "holds no tables/claims" in run.missing("tables/claims")
 
 
 def test_the_page_is_the_same_from_parquet_and_from_csv(whole, tmp_path) -> None:

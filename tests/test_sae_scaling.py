@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 
 from experiments import sae_scaling
 from neurosae import plots
+from neurosae.console import Summary
 from neurosae.dictionary.scaling import power_law, reconstruction
 from neurosae.sae import loading
 from neurosae.sae.shards import export_npy
@@ -129,14 +130,14 @@ class Cells:
         for name in ("other", "more"):
             (folder / f"{name}.txt").write_text(f"One text of {name}.\n\nTwo.\n\nThree.\n\nFour.")
         fakes: dict[str, object] = {
-            "load_model": lambda *_: self.language_model,
             "_read": lambda *_: SimpleNamespace(measure=lambda _: {}),
             "_train": self._train,
             "load": lambda *_: None,
-            "report": lambda *_: None,
+            "report": lambda *_: Summary(),
         }
         for name, fake in fakes.items():
             monkeypatch.setattr(sae_scaling, name, fake)
+        monkeypatch.setattr(sae_scaling.shared, "load_model", lambda *_: self.language_model)
 
     def write_shard(self, value: float) -> None:
         acts_TD = torch.full((20, 4), value)

@@ -70,7 +70,7 @@ def question(sides: Sides) -> dict[str, Any]:
     --------
     >>> from neurosae.stimuli import load
     >>> question(Sides.of(load("continuation")))["question"]
-    "Which features tell 'continuation' from 'stopping', and which way of finding them deserves trust?"
+    "Which features tell 'continuation' from 'cessation', and which way of finding them deserves trust?"
     """
     stimuli, (target, foil) = sides.stimuli, sides.names
     domains = sides.table["domain"].dropna()

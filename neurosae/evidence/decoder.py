@@ -85,10 +85,9 @@ def logit_effects(language_model: LanguageModel, directions_KD: Array, n: int = 
     --------
     >>> from neurosae import models
     >>> language_model = models.load()
-    >>> paris = language_model.tokenizer(" Paris").input_ids[0]
-    >>> row_D = language_model.plain.get_output_embeddings().weight[paris].detach().double().numpy()
-    >>> logit_effects(language_model, row_D[None], n=1)[0]["promoted"][0]["token"]
-    ' Paris'
+    >>> found = logit_effects(language_model, neurons([7], language_model.d_model), n=2)[0]
+    >>> [row["value"] > 0 for row in found["promoted"]], [row["value"] > 0 for row in found["suppressed"]]
+    ([True, True], [False, False])
     """
     head = language_model.plain.get_output_embeddings()  # type: ignore[operator]
     if head is None or directions_KD.shape[1] != language_model.d_model:

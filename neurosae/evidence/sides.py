@@ -30,7 +30,7 @@ class Sides:
     >>> from neurosae.stimuli import load
     >>> sides = Sides.of(load("continuation"))
     >>> sides.names, len(sides.rows) == len(sides.table)
-    (('continuation', 'stopping'), True)
+    (('continuation', 'cessation'), True)
     """
 
     stimuli: StimulusSet

@@ -30,6 +30,7 @@ _MODELS = {"category": PALETTE["raw"], "domain": _ORANGE, "length": PALETTE["bag
 _SELECTORS = {"all": PALETTE["raw"], "t": _ORANGE, "rsa_category": PALETTE["untrained_sae"]}
 _SHOWN = ["raw", "sae"]
 _STEP = 5  # blocks between two ticks
+_MOST = 40  # numbers that fit above a panel
 _APART = -2  # where the embeddings stand, off the line of blocks
 
 
@@ -57,18 +58,9 @@ def contrast_profile(contrast: pd.DataFrame, region: pd.DataFrame, alpha: float 
     ax.axhline(0, color="0.4", lw=1, ls=":")
     ax.set_ylabel("target − foil\n(SD of localizing items)")
     crowded = len(contrast) > 12
-    for block, count in zip(contrast["block"], contrast["significant"], strict=True):
-        ax.text(
-            _x([block])[0],
-            1.02,
-            str(count),
-            transform=ax.get_xaxis_transform(),
-            ha="center",
-            va="bottom",
-            fontsize=7,
-            rotation=90 if crowded else 0,
-            color="black" if count else "0.5",
-        )
+    shown = contrast.iloc[:: -(-len(contrast) // _MOST)]
+    for x, count in zip(_x(shown["block"]), shown["significant"], strict=True):
+        _above(ax, str(count), x, "black" if count else "0.5", 90 if crowded else 0)
     write_title(
         ax,
         f"Contrast (numbers: significant features of {contrast['features'].max():,}, "
@@ -101,7 +93,9 @@ def rsa_profile(table: pd.DataFrame, alpha: float = 0.05, ax: Axes | None = None
     ax.axhline(0, color="0.4", lw=1, ls=":")
     _mark(ax, {name: (_MODELS.get(name, _BLACK), of_model) for name, of_model in rows.items()}, alpha)
     ax.set_ylabel("correlation with\nthe model RDM (r)")
-    write_title(ax, f"Geometry (dots: p ≤ {alpha:g}, largest r over blocks; band: 95 % over items)")
+    write_title(
+        ax, f"Geometry (dots: p ≤ {alpha:g}, largest r over blocks; band: 95 % over items; n = {table['n'].iloc[0]})"
+    )
     return _finish(ax, table["block"])
 
 
@@ -149,7 +143,7 @@ def decoding_profile(
     if found is not None:
         _locate(ax, found, alpha)
     ax.set_ylabel("held-out AUROC")
-    write_title(ax, f"Decoding (dots: p ≤ {alpha:g}, largest AUROC over blocks; band: 95 %)")
+    write_title(ax, f"Decoding (dots: p ≤ {alpha:g}, largest AUROC over blocks; band: 95 %; n = {shown['n'].iloc[0]})")
     return _finish(ax, shown["block"])
 
 
@@ -213,8 +207,8 @@ def position_map(table: pd.DataFrame, alpha: float = 0.05, ax: Axes | None = Non
     ax.set_yticks(np.array(shown) + 0.5, [names[row] for row in shown])
     ax.set_xticks(np.arange(width) + 0.5, auroc.columns)
     for column, n in enumerate(table.groupby("position")["n"].min()):
-        ax.text(column + 0.5, 1.01, str(n), transform=ax.get_xaxis_transform(), ha="center", va="bottom", fontsize=7)
-    ax.text(-0.01, 1.01, "n", transform=ax.transAxes, ha="right", va="bottom", fontsize=7)
+        _above(ax, str(n), column + 0.5)
+    _above(ax, "n", -0.4)
     grey = "; grey: too few stimuli" if (table["reason"] != "").any() else ""
     ax.set_xlabel(f"position (tokens from the reference of the alignment{grey})")
     ax.set_ylabel("block")
@@ -236,6 +230,22 @@ def _curve(
         ax.fill_between(x, rows["low"], rows["high"], color=colour, alpha=0.18, lw=0)
         ax.plot(x, rows[value], "--" if dashed else "-", lw=1.4, marker=marker, ms=3.5, color=colour, label=label)
         label = "_nolegend_"
+
+
+def _above(ax: Axes, text: str, x: float, colour: str = "black", rotation: float = 0) -> None:
+    """A small text just above the axes."""
+    ax.annotate(
+        text,
+        (x, 1),
+        (0, 2),
+        xycoords=ax.get_xaxis_transform(),
+        textcoords="offset points",
+        ha="center",
+        va="bottom",
+        fontsize=7,
+        color=colour,
+        rotation=rotation,
+    )
 
 
 def _curves(table: pd.DataFrame) -> list[tuple[tuple[str, str], pd.DataFrame]]:
@@ -281,6 +291,8 @@ def _short(block: int) -> str:
 def _finish(ax: Axes, blocks: pd.Series) -> Axes:
     numbers = sorted(blocks.unique())
     dense = len(numbers) > 12
+    if len(numbers) > _MOST and numbers[:2] == [EMBEDDING, 0]:
+        numbers.remove(0)  # its label would touch that of the embeddings
     shown = [
         block for block in numbers if not dense or block == EMBEDDING or block % _STEP == 0 or block == numbers[-1]
     ]

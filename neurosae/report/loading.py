@@ -30,7 +30,9 @@ TABLES = {
 }
 """Tables the report shows, and the columns without which they cannot be read."""
 EVIDENCE = ("about", "rsa", "features", "steering")
-STAGE_OF = {"tables/explanations": "explain", "tables/steering": "steer", "evidence/steering": "steer"}
+STAGE_OF = {"tables/explanations": "explain", "tables/steering": "steer"}
+"""What a later stage keeps; everything but the scores is otherwise of the stage `evidence`."""
+_SCORES = ("tables/variants", "tables/claims", "tables/scorecard")
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,8 @@ class RunData:
         folder, _, name = kept.partition("/")
         if name in (self.tables if folder == "tables" else self.evidence):
             return ""
-        stage, stages = STAGE_OF.get(kept), self.manifest.get("stages", [])
-        if stage and stage not in stages:
+        stage, stages = STAGE_OF.get(kept, "evidence"), self.manifest.get("stages", [])
+        if kept not in _SCORES and stage not in stages:
             return f"This run was made without the stage “{stage}” (--stages {' '.join([*stages, stage])})."
         return f"This folder holds no {kept}: the run was made without it, or it was not copied along."
 

@@ -35,7 +35,7 @@ class BlockDecoding:
     & Bengio 2003), `p` and `p_fwe` (permutation; the largest AUROC over blocks), `chance_fwe` (what the largest AUROC
     over blocks reaches in a share alpha of the permutations, the same for all blocks of a selector), `new_domains`
     (mean AUROC over domains left out in turn), `new_domains_lowest` and `new_domains_highest` (of a single domain),
-    `n_domains` (0: the stimuli have no domains, and these three are 0.5)."""
+    `n_domains` (0: the stimuli have no domains, and these three are 0.5), `n` (stimuli)."""
     decision_LS: Array
     """Mean held-out decision of every stimulus under the first selector."""
     blocks_L: NDArray[np.intp]
@@ -108,7 +108,7 @@ def decode_by_block(
         largest_B = _null(of_blocks).max(axis=0)
         limit = float(np.quantile(largest_B, 1 - alpha, method="higher"))
         rows += [
-            {"block": block, **_row(result, largest_B), "chance_fwe": limit}
+            {"block": block, **_row(result, largest_B), "chance_fwe": limit, "n": len(design.labels_S)}
             for block, result in zip(blocks, of_blocks, strict=True)
         ]
     first = [found[next(iter(selections)), block] for block in blocks]

@@ -55,8 +55,8 @@ def rsa_by_block(
     -------
     DataFrame
         One row per block and model, the category first: `block`, `model`, `r` (Pearson), `low`, `high` (95 % bootstrap
-        over groups), `p`, `p_fwe` (largest r over blocks). The category is tested by exchanging labels within blocks,
-        a control by exchanging whole groups of stimuli; both one-sided.
+        over groups), `p`, `p_fwe` (largest r over blocks), `n` (stimuli). The category is
+        tested by exchanging labels within blocks, a control by exchanging whole groups of stimuli; both one-sided.
 
     Raises
     ------
@@ -109,7 +109,8 @@ def rsa_by_block(
         for i, block in enumerate(blocks)
         for j, name in enumerate(models.names)
     ]
-    return pd.DataFrame(rows, columns=["block", "model", "r", "low", "high", "p", "p_fwe"])
+    table = pd.DataFrame(rows, columns=["block", "model", "r", "low", "high", "p", "p_fwe"])
+    return table.assign(n=len(design.labels_S))
 
 
 def _distances(X_SF: Table, design: Design, block: int) -> Array:
