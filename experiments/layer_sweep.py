@@ -112,7 +112,14 @@ def run(options: argparse.Namespace) -> Summary:
         tables = {name: pd.concat([table, of_latents[name]], ignore_index=True) for name, table in tables.items()}
     tables["decoding"] = pd.concat([tables["decoding"], words_alone(task)], ignore_index=True)
     design = task.design
-    found = emergence(decoded.decision_LS, design.labels_S, design.groups_S, decoded.blocks_L, seed=options.seed)
+    found = emergence(
+        decoded.decision_LS,
+        design.labels_S,
+        design.groups_S,
+        decoded.blocks_L,
+        n_splits=options.folds,
+        seed=options.seed,
+    )
     tables |= {"curve": found.curve, "increments": found.increments}
     if options.positions:
         tables["positions"] = _positions(task, neurons)

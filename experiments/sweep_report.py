@@ -21,11 +21,12 @@ def statements(tables: Tables, found: Emergence, alpha: float) -> dict[str, Any]
     -------
     dict
         `first_above_chance`, `first_above_embeddings` (None where there is none), `half_rise`, `peak`, `increments`
-        (the significant ones), `bag_of_words`, `flat` (no block differs from the embeddings or from its neighbour).
+        (the significant ones, as `Emergence.significant`), `bag_of_words`, `flat` (no block differs from the embeddings
+        or from its neighbour).
     """
     curve = _of(tables["decoding"], "raw", "all")
     above = curve[curve["p_fwe"] <= alpha]
-    differs = found.increments[found.increments["p_fwe"] <= alpha]
+    differs = found.significant(above["block"].tolist(), alpha)
     better = differs[(differs["against"] == "embeddings") & (differs["increment"] > 0)]
     steps = differs[differs["against"] == "previous"]
     highest = found.curve.loc[found.curve["block"] == found.peak.block, "auroc"].iloc[0]
@@ -92,8 +93,7 @@ def _emergence(tables: Tables, said: Mapping[str, Any], alpha: float) -> list[st
         )
     sentences.append(
         f"Half of the rise from the embeddings to the peak is reached at {block_name(half['block'])} (95 % "
-        f"{_range(half)}). Peak at {block_name(peak['block'])}, AUROC {peak['auroc']:.2f} (95 % {_range(peak)}: "
-        "items resampled, decoders not fitted anew)."
+        f"{_range(half)}). Peak at {block_name(peak['block'])}, AUROC {peak['auroc']:.2f} (95 % {_range(peak)})."
     )
     steps = sorted(said["increments"], key=lambda row: row["block"])
     listed = ", ".join(f"{row['increment']:+.2f} at block {row['block']}" for row in steps)
