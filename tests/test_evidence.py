@@ -206,6 +206,20 @@ def test_confounds_are_of_the_contrast_and_end_with_the_words(sides: Sides) -> N
     assert "lexical" in found.loc["bag of words", "verdict"]
 
 
+def test_surprisal_is_that_of_a_naive_loop_and_long_texts_are_never_batched(language_model: LanguageModel) -> None:
+    plain: Any = language_model.plain
+    texts, held = ["It failed.", "They won the cup " * 40, "Nobody knew why it sank in the end."], []
+    hook = plain.lm_head.register_forward_hook(lambda _module, _inputs, logits: held.append(logits[..., 0].numel()))
+    found = tables.surprisal(language_model)(texts)
+    hook.remove()
+    longest = max(map(len, language_model.token_ids(texts)))
+    assert longest > tables.LONG and max(held) <= longest
+    for ids, nats in zip(language_model.token_ids(texts), found, strict=True):
+        with torch.inference_mode():
+            log_p = plain(torch.tensor([ids])).logits[0].double().log_softmax(-1)
+        assert nats == pytest.approx(-log_p[range(len(ids) - 1), ids[1:]].mean().item(), abs=1e-4)
+
+
 def test_blocks_are_corrected_over_all_of_them_as_a_contrast_map_is(
     sides: Sides, language_model: LanguageModel
 ) -> None:
@@ -289,6 +303,7 @@ def test_rdms_are_ordered_by_side_and_domain_and_scored_like_any_other(sides: Si
     assert [row["score"] for row in found["models"]] == pytest.approx(scores["score"].tolist(), abs=1e-9)
     assert models["category"]["p"] == pytest.approx(0.01)
     assert "no arrangement" in models["domain"]["note"]
+    assert models["domain"]["p"] is models["domain"]["p_holm"] is None
     assert found["ceiling"] is None and "noise ceiling" in found["ceiling_reason"]
 
 
@@ -408,6 +423,27 @@ def test_what_is_there_is_not_made_again_and_what_is_lost_comes_back_bitwise(
     assert {path: path.read_bytes() for path in files} == files
 
 
+def test_what_an_interrupted_run_with_other_stages_left_is_not_taken_for_new(
+    kept: tuple[Work, dict[str, StageResult]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, results = kept
+    file = work.folder.path / "evidence" / "features.json"
+    before, write = file.read_bytes(), evidence_stage.write_json
+
+    def cut_short(path: Path, value: Any) -> None:
+        write(path, value)
+        if path == file:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(evidence_stage, "write_json", cut_short)
+    with pytest.raises(KeyboardInterrupt):
+        keep(work, made(work), ("select", "evidence"), {})
+    monkeypatch.undo()
+    assert file.read_bytes() != before
+    keep(work, made(work), ALL_STAGES, results)
+    assert file.read_bytes() == before
+
+
 def test_what_cannot_be_made_of_a_set_is_left_out_with_its_reason(
     kept: tuple[Work, dict[str, StageResult]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -420,7 +456,7 @@ def test_what_cannot_be_made_of_a_set_is_left_out_with_its_reason(
     assert strict(missing)["reasons"] == {}
     monkeypatch.setitem(evidence_stage.PIECES, "odd", evidence_stage.Piece(("evidence/odd.json",), refuse))
     keep(work, made(work), ALL_STAGES, results)
-    assert strict(missing)["reasons"] == {"odd": "nothing can be exchanged"}
+    assert strict(missing)["reasons"] == {"evidence/odd": "nothing can be exchanged"}
     monkeypatch.undo()
     keep(work, made(work), ALL_STAGES, results)
     assert strict(missing)["reasons"] == {}

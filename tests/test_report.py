@@ -363,3 +363,25 @@ def test_a_dash_in_the_scorecard_stands_beside_its_reason() -> None:
     view = tables.scorecard(card)
     assert [str(row[-1].shown).count("one fold; no pairs") for row in view.rows] == [1, 0]
     assert view.columns[-1].title == "why a dash"
+
+
+def test_what_could_not_be_made_says_why(whole, tmp_path) -> None:
+    copy = make(tmp_path / "run")
+    for file in (copy / "tables").glob("map_*"):
+        file.unlink()
+    (copy / "evidence" / "missing.json").write_text(
+        '{"format": 1, "reasons": {"tables/map_blocks": "text <7> is empty"}}'
+    )
+    assert "could not be made of these stimuli: text &lt;7&gt; is empty." in render(load_run(copy))
+    (copy / "evidence" / "missing.json").write_text('{"reasons": ["text 7"]}')
+    with pytest.raises(UserError, match="reasons by file"):
+        load_run(copy)
+
+
+def test_the_blocks_that_the_run_has_read_are_marked(tmp_path) -> None:
+    run = make(tmp_path / "run")
+    (run / "tables" / "variants.csv").write_text(
+        (run / "tables" / "variants.csv").read_text(encoding="utf-8").replace(",15,", ",3,"), encoding="utf-8"
+    )
+    page = render(load_run(run))
+    assert "▲3<" in page and "▲15<" not in page

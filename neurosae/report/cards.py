@@ -184,8 +184,9 @@ def steered_about(run: RunData) -> str:
         return str(found.get("reason") or "")
     shift, probe = found.get("shift") or {}, found.get("probe") or {}
     text = (
-        f"{names(found['variant'])} clamped at dose {found['dose']}, {found['n_tokens']} tokens, the seed the same for "
-        f"all; the variant of the largest shift, {estimate(shift, 'shift', 'low', 'high', sign=True)} nats per token. "
+        f"Steered by {names(found['variant'])}, clamped at dose {found['dose']}: the variant of the largest shift, "
+        f"{estimate(shift, 'shift', 'low', 'high', sign=True)} nats per token: the best of many, hence optimistic. "
+        f"Always the likeliest token, {found['n_tokens']} at most, so that only the clamping differs. "
     )
     if probe:
         text += (

@@ -130,7 +130,11 @@ def _evidence(run: RunData) -> str:
             "statistic (max-T) within each block and over all of them."
         )
     if "reliability" in run.tables:
-        parts.append("Reliability is that over disjoint halves of the items.")
+        parts.append(
+            "Reliability over items is 1 - 1/t² for held-out decisions and single features (Hoyt 1941), with intervals "
+            "from the noncentral t (Steiger 2004), and for maps the mean correlation between halves of the items, "
+            "stepped up to all (Spearman 1910)."
+        )
     if "rsa" in run.evidence:
         parts.append(
             "Model RDMs were compared with those of the representations; intervals resample items, p permutes stimuli "

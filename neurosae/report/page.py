@@ -189,7 +189,7 @@ _OF_BLOCKS = {
 
 def _maps(run: RunData) -> dict[str, Any]:
     blocks, top = run.table("map_blocks"), run.table("map_top")
-    here = run.configuration.get("grid", {}).get("sae_block")
+    here = {row["block"] for row in run.table("variants").to_dict("records") if row["representation"] in ("raw", "sae")}
     return {
         "profile": None if blocks.empty else block_profile(blocks.to_dict("records"), here),
         "map_blocks": None if blocks.empty else tables.plain("map-blocks", "Every block", blocks, _OF_BLOCKS),
