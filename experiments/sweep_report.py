@@ -93,7 +93,8 @@ def _emergence(tables: Tables, said: Mapping[str, Any], alpha: float) -> list[st
         )
     sentences.append(
         f"Half of the rise from the embeddings to the peak is reached at {block_name(half['block'])} (95 % "
-        f"{_range(half)}). Peak at {block_name(peak['block'])}, AUROC {peak['auroc']:.2f} (95 % {_range(peak)})."
+        f"{_range(half)}). Peak at {block_name(peak['block'])}, AUROC {peak['auroc']:.2f} (95 % {_range(peak)}; "
+        "intervals count items and training)."
     )
     steps = sorted(said["increments"], key=lambda row: row["block"])
     listed = ", ".join(f"{row['increment']:+.2f} at block {row['block']}" for row in steps)

@@ -22,6 +22,7 @@ from neurosae.models import LanguageModel
 from neurosae.prompt_styles import (
     Crossing,
     Pool,
+    apart_in_wordings,
     beyond_controls,
     compare_styles,
     cross,
@@ -38,7 +39,7 @@ from neurosae.prompt_styles import (
     unique_latents,
 )
 from neurosae.prompt_styles.pools import shared_tokens, token_measures
-from neurosae.prompt_styles.spaces import style_distances, style_separation
+from neurosae.prompt_styles.spaces import p_of_wordings, style_distances, style_separation
 from neurosae.stimuli import StimulusSet
 from neurosae.stimulus_checks import main as check_stimuli
 
@@ -339,6 +340,9 @@ def test_measures_are_compared_by_paired_tests_and_corrected_over_all_pairs(rng:
         assert row.low < row.difference < row.high and row.p_fwe >= row.p
     significant = table[table["p_fwe"] < 0.05]
     assert len(table) == 6 and {"expert"} == set.intersection(*map(set, significant[["style", "against"]].to_numpy()))
+    of_wordings = np.tile([1.0, 2.0, 3.0, 4.0], (4, 1)) + np.array([[0], [0], [9], [1]])
+    apart = apart_in_wordings(table, {"active": of_wordings}, STYLES)
+    assert (apart == (table["style"].eq("expert") | table["against"].eq("expert"))).all()
     means = style_means({"active": value}, STYLES, n=200)
     np.testing.assert_allclose(means["mean"], value.mean(axis=1))
 
@@ -354,7 +358,17 @@ def test_neighbours_in_new_wordings_see_styles_and_not_wordings(rng: np.random.G
         values = 90 + shared + 3 * of_prompt
         found = style_separation(style_distances(pool(values, over)), over).set_index(["space", "new"])
         assert found.loc[("latents", "topic"), "knn_accuracy"] > 0.9
-        assert least <= found.loc[("latents", "wording"), "knn_accuracy"] <= most
+        row = found.loc[("latents", "wording")]
+        assert least <= row["knn_accuracy"] <= most and (row["p"] <= 0.05) == (least > 0)
+
+
+def test_wordings_that_know_nothing_of_styles_are_rarely_told_apart_by_neighbours() -> None:
+    over, small_p = crossing(4), 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        values = rng.normal(size=(16, 8))[over.wording_S] + rng.normal(size=(len(over.table), 8)) / 2
+        small_p += p_of_wordings(style_distances(pool(values, over))["latents"], over, n=99) <= 0.05
+    assert small_p <= stats.binom.ppf(0.999, 40, 0.05)
 
 
 # Figures
@@ -451,6 +465,22 @@ def test_partial_correlations_are_those_of_residuals_within_topics(rng: np.rando
     assert found.loc[("length", "quality"), "p_holm"] < 0.05
     assert "does not vary" in found.loc[("quality", "constant"), "reason"]
     assert found.loc[("quality", "constant"), ["r", "partial", "p"]].tolist() == [0, 0, 1]
+
+
+def test_the_interval_of_a_correlation_is_fishers_and_topics_and_held_columns_widen_it(
+    rng: np.random.Generator,
+) -> None:
+    table = pd.DataFrame(rng.normal(size=(60, 3)), columns=["one", "two", "three"])
+    alone = relations(table[["one", "two"]].assign(topic=0), n=19).iloc[0]
+    theirs = stats.pearsonr(table["one"], table["two"])
+    assert alone[["r", "low", "high"]].tolist() == pytest.approx([theirs[0], *theirs.confidence_interval()])
+    widths = []
+    for columns, n_topics in (("one two", 1), ("one two", 12), ("one two three", 12)):
+        row = relations(table[columns.split()].assign(topic=np.arange(60) % n_topics), n=19).iloc[0]
+        widths.append(np.arctanh(row["high"]) - np.arctanh(row["low"]))
+    assert widths == pytest.approx([2 * 1.95996 / np.sqrt(n - 3) for n in (60, 49, 48)], rel=1e-4)
+    twice = relations(table.assign(again=table["three"], topic=np.arange(60) % 12), n=19).iloc[0]
+    assert twice["partial"] == pytest.approx(row["partial"])
 
 
 # The command
