@@ -126,7 +126,7 @@ def _summary(
         first, words = rows[name], rows["bag of words"]
         precision = shared.with_interval(first["value"], first["low"], first["high"])
         sentences.append(
-            f"It retrieves '{concept}' with an average precision of {precision}; chance is {first['chance']:.2f}, "
+            f"Its average precision for '{concept}' is {precision}; chance is {first['chance']:.2f}, "
             f"the words of the stimuli reach {words['value']:.2f}."
         )
     strongest = texts[(texts["ensemble"] == 0) & (texts["set"] == TOP)]["text"].head(1)
