@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -208,7 +209,7 @@ def test_confounds_are_of_the_contrast_and_end_with_the_words(sides: Sides) -> N
 
 def test_surprisal_is_that_of_a_naive_loop_and_long_texts_are_never_batched(language_model: LanguageModel) -> None:
     plain: Any = language_model.plain
-    texts, held = ["It failed.", "They won the cup " * 40, "Nobody knew why it sank in the end."], []
+    texts, held = ["It failed.", "They won the cup " * 20, "Nobody knew why it sank in the end."], []
     hook = plain.lm_head.register_forward_hook(lambda _module, _inputs, logits: held.append(logits[..., 0].numel()))
     found = tables.surprisal(language_model)(texts)
     hook.remove()
@@ -350,6 +351,16 @@ def test_references_are_of_what_ran() -> None:
     assert many == sorted(many, key=str.casefold)
 
 
+def test_the_best_that_selects_is_a_method_unless_there_are_yardsticks_only() -> None:
+    cells: list[dict[str, Any]] = [
+        {"representation": representation, "selector": selector, "auroc": {"mean": mean}}
+        for representation, selector, mean in (("raw", "t", 0.5), ("raw", "random", 0.6), ("untrained_sae", "t", 0.7))
+    ]
+    assert best_selecting(cells) is cells[0]
+    assert best_selecting(cells[1:]) is cells[2]
+    assert best_selecting([cells[0] | {"selector": "all"}]) is None
+
+
 def made(work: Work) -> Tables:
     return work.run.compute(work.folder)
 
@@ -369,11 +380,13 @@ def a_run(stimuli: StimulusSet, out: Path, **grid: Any) -> Work:
 
 
 @pytest.fixture(scope="module")
-def kept(few: StimulusSet, tmp_path_factory: pytest.TempPathFactory) -> tuple[Work, dict[str, StageResult]]:
+def kept(few: StimulusSet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Work, dict[str, StageResult]]]:
     work = a_run(few, tmp_path_factory.mktemp("run"))
     results = {"steer": steer(work)}
-    keep(work, made(work), ALL_STAGES, results)
-    return work, results
+    with pytest.MonkeyPatch.context() as shorter:
+        shorter.setattr(evidence_stage, "STEERED_TOKENS", 4)
+        keep(work, made(work), ALL_STAGES, results)
+        yield work, results
 
 
 def test_a_run_keeps_its_evidence(kept: tuple[Work, dict[str, StageResult]]) -> None:
@@ -415,7 +428,6 @@ def test_what_is_there_is_not_made_again_and_what_is_lost_comes_back_bitwise(
     keep(again, made(again), ALL_STAGES, results)
     assert "bench" not in vars(again)  # nothing was read, no language model loaded
     lost = [work.folder.path / "evidence" / "features.json", work.folder.path / "tables" / "map_blocks.parquet"]
-    lost += [work.folder.path / "evidence" / "rsa.json"]
     for path in lost:
         path.unlink()
     again.corpus = work.corpus

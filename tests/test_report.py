@@ -8,6 +8,7 @@ import html
 import json
 import re
 import shlex
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from neurosae.files import digest
 from neurosae.report import tables, write_report
 from neurosae.report.__main__ import main
 from neurosae.report.answers import answers
+from neurosae.report.cards import feature_cards
 from neurosae.report.drawings import histogram
 from neurosae.report.loading import RunData, load_run
 from neurosae.report.methods import commands, paragraph
@@ -204,7 +206,7 @@ def _card(**values) -> RunData:
         (2, {}, "retrieved"),
         (2, {"discovery_ap": 0.19, "discovery_low": 0.15}, "not retrieved"),
         (2, {"discovery_low": 0.05}, "not retrieved"),
-        (2, {"discovery_ap": np.nan}, "not asked"),
+        (2, {"discovery_ap": np.nan}, "not measured"),
         (3, {}, "yes"),
         (3, {"target_p_random": 0.3}, "no"),
         (4, {}, "steered"),
@@ -385,3 +387,26 @@ def test_the_blocks_that_the_run_has_read_are_marked(tmp_path) -> None:
     )
     page = render(load_run(run))
     assert "▲3<" in page and "▲15<" not in page
+
+
+def test_the_methods_tell_only_what_gave_a_number() -> None:
+    """A set without grades and pairs has been through all stages, and nothing was ranked, graded or clamped."""
+    empty = dict.fromkeys(["discovery_ap", "target_score", "causal_shift"], np.nan)
+    told = {name: " ".join(paragraph(_card(**values))) for name, values in (("all", {}), ("nothing", empty))}
+    for words in ("ranked graded sentences", "other graded", "were clamped"):
+        assert words in told["all"] and words not in told["nothing"]
+
+
+def test_texts_of_a_neuron_say_which_way_they_are_the_furthest(whole) -> None:
+    run = load_run(whole)
+    latent = run.evidence["features"]["cards"][0]
+    neuron = latent | {"representation": "raw", "direction": -1}
+    shown = feature_cards(replace(run, evidence=run.evidence | {"features": {"cards": [latent, neuron]}}))
+    assert [heading for heading, _ in shown[0].texts] == [
+        "Strongest graded sentences",
+        "Strongest stimuli of “success”",
+    ]
+    assert [heading for heading, _ in shown[1].texts] == [
+        "Graded sentences furthest towards “success”",
+        "Stimuli of “success” furthest towards “success”",
+    ]

@@ -80,8 +80,8 @@ def histogram(found: Mapping[str, Any], sides: Sequence[str]) -> Markup:
         told = f"{side} (n = {n}" + (f", {silent} silent)" if silent is not None else ")")
         parts.append(_text(pad, 11 if sign < 0 else height - 18, told, "start"))
     parts += [
-        _text(pad, height - 3, f"{edges[0]:.3g}", "start"),
-        _text(width - pad, height - 3, f"{edges[-1]:.3g}", "end"),
+        _text(pad, height - 3, f"{edges[0]:.3g}".replace("-", "−"), "start"),
+        _text(width - pad, height - 3, f"{edges[-1]:.3g}".replace("-", "−"), "end"),
     ]
     parts += [_text(width / 2, height - 3, "pooled activation"), _text(pad - 4, middle - reach + 4, str(most), "end")]
     words = "Histogram of the activation per stimulus: " + ", ".join(
