@@ -214,9 +214,9 @@ def relations(table: pd.DataFrame, *, n: int = 2000, seed: int = 0) -> pd.DataFr
     Returns
     -------
     DataFrame, one row per pair of columns
-        `first`, `second`, `r`; `partial`, `low`, `high` (95 %, Fisher's z with the degrees of freedom that topics and
-        held columns leave), `p` (residuals of `first` shuffled within topics; Freedman & Lane 1983), `p_holm` (over the
-        rows), `n` rows, `n_topics`, `reason` (why there is no value: r and partial are 0 and p is 1 then).
+        `first`, `second`, `r`; `partial`, `low`, `high` (95 %, Fisher's z with the standard error of the shuffled
+        residuals), `p` (residuals of `first` shuffled within topics; Freedman & Lane 1983), `p_holm` (over the
+        rows with a value), `n` rows, `n_topics`, `reason` (why there is no value: r and partial are 0 and p is 1 then).
 
     Notes
     -----
@@ -251,9 +251,11 @@ def relations(table: pd.DataFrame, *, n: int = 2000, seed: int = 0) -> pd.DataFr
         columns_SK = values_SK[:, [i, j, *held]] / spread_K[[i, j, *held]]
         rows.append(row | _relation(columns_SK, topic_S, n, seed) | {"reason": ""})
     found = pd.DataFrame(rows)
-    return found.assign(p_holm=holm(found["p"]))[
-        ["first", "second", "r", "partial", "low", "high", "p", "p_holm", "n", "n_topics", "reason"]
-    ]
+    tested = found["reason"] == ""
+    found["p_holm"] = 1.0
+    if tested.any():
+        found.loc[tested, "p_holm"] = holm(found.loc[tested, "p"])
+    return found[["first", "second", "r", "partial", "low", "high", "p", "p_holm", "n", "n_topics", "reason"]]
 
 
 def _relation(columns_SK: Array, topic_S: NDArray[np.intp], n: int, seed: int) -> dict[str, float]:
@@ -264,24 +266,22 @@ def _relation(columns_SK: Array, topic_S: NDArray[np.intp], n: int, seed: int) -
     shuffled_BS = np.array([_within(x_S, topic_S, np.random.default_rng([seed, draw])) for draw in range(n)])
     shuffled_BS -= shuffled_BS @ basis_SH @ basis_SH.T
     partial = float(_correlations(x_S[None], y_S)[0])
-    n_left = len(x_S) - int(topic_S.max()) - basis_SH.shape[1]  # as in a sample of so many without anything held
-    low, high = _fisher_interval(partial, n_left)
+    null_B = _correlations(shuffled_BS, y_S)
+    low, high = _interval(partial, null_B)
     return {
         "r": float(_correlations(columns_SK[:, 0][None], columns_SK[:, 1])[0]),
         "partial": partial,
         "low": low,
         "high": high,
-        "p": float(permutation_p(partial, _correlations(shuffled_BS, y_S), "two-sided")),
+        "p": float(permutation_p(partial, null_B, "two-sided")),
     }
 
 
-def _fisher_interval(r: float, n: int) -> tuple[float, float]:
-    """95 % interval of a correlation in a sample of n (Fisher 1921); all there is with three or fewer."""
-    if n <= 3:
-        return -1.0, 1.0
-    half = stats.norm.ppf(0.975) / np.sqrt(n - 3)
-    z = np.arctanh(np.clip(r, -1 + 1e-15, 1 - 1e-15))
-    return float(np.tanh(z - half)), float(np.tanh(z + half))
+def _interval(r: float, null_B: Array) -> tuple[float, float]:
+    """95 % interval of a correlation: Fisher's z, with the standard error that it has where nothing is related."""
+    z, *z_B = np.arctanh(np.clip([r, *null_B], -1 + 1e-15, 1 - 1e-15))
+    half = stats.norm.ppf(0.975) * float(np.sqrt(np.mean(np.square(z_B))))
+    return (float(np.tanh(z - half)), float(np.tanh(z + half))) if half > 0 else (-1.0, 1.0)
 
 
 def _within(column_S: Array, topic_S: NDArray[np.intp], rng: np.random.Generator) -> Array:
