@@ -146,7 +146,7 @@ def _summary(
             "retrieval.csv": "average precision and nDCG beside chance and rivals",
             "ensemble.json": "the fitted ensemble",
         },
-        [f"python -m experiments.explain --concept {options.concept} --out explained   # what they have in common"],
+        [shared.next_command("explain", options, "explained", "what they have in common")],
     )
 
 

@@ -143,7 +143,7 @@ def _summary(task: _Task, tables: dict[str, pd.DataFrame]) -> Summary:
             "block_transfer_summary.csv": "same and other blocks",
             "controls.csv": "untrained and shuffled controls",
         },
-        [f"python -m experiments.contrast_map --concept {options.concept} --out map   # where in the model it shows"],
+        [shared.next_command("contrast_map", options, "map", "where in the model it shows", sae=False)],
     )
 
 

@@ -142,7 +142,7 @@ def run(options: argparse.Namespace) -> Summary:
             "increments.csv": "block against block, and against the embeddings",
             "sweep.json": "what was found, settings, versions",
         },
-        [f"python -m experiments.contrast_map --concept {options.concept} --out map"],
+        [shared.next_command("contrast_map", options, "map", "in which features, at which token", sae=False)],
     )
 
 
