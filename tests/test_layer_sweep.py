@@ -14,6 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from experiments import layer_sweep as command
+from experiments import sweep_report as report
 from neurosae import plots, stimuli
 from neurosae.decoding import decode
 from neurosae.errors import UserError
@@ -285,7 +286,7 @@ def test_the_command_sweeps_neurons_latents_and_positions(
     options = ["--concept", str(concept), "--out", str(tmp_path / "out"), "--sae", "smollm2-135m-b15-9k"]
     assert command.main([*options, *SMALL, "--positions", "left", "--width", "7"]) == 0
     said = capsys.readouterr().out
-    assert "Above chance from" in said or "No block decodes" in said
+    assert "First above chance at" in said or "No block decodes" in said
     names = ("contrast", "region", "rsa", "decoding", "curve", "increments", "positions")
     for name in names:
         table = pd.read_parquet(tmp_path / "out" / f"{name}.parquet")
@@ -312,7 +313,6 @@ def test_the_command_sweeps_neurons_latents_and_positions(
     [
         ["--concept", "no_such_concept"],
         ["--contrast", "nothing"],
-        ["--blocks", "30"],
         ["--blocks", "3.mlp_out"],
         ["--permutations", "3"],
         ["--alpha", "1.5"],
@@ -353,6 +353,30 @@ def test_a_signal_at_one_block_and_position_is_found_there() -> None:
     beyond = table[table["position"] == length]
     assert set(beyond["reason"]) == {"too few stimuli"}
     assert set(beyond["auroc"]) == {0.5}
+
+
+def test_what_is_said_holds_for_its_blocks_only() -> None:
+    """A peak in the embeddings has no rise; nothing is said of blocks that are not shown to decode."""
+    design = pairs(20)
+    tables = {block: table for block, table in planted(design).items() if block in (0, 1, 3)}
+    decoded = decode_by_block({EMBEDDING: tables[3], 0: tables[0], 1: tables[1]}, design, {"all": 0, "t": 3})
+    found = emergence(decoded.decision_LS, design.labels_S, design.groups_S, decoded.blocks_L, n_splits=5)
+    words = decode_by_block({EMBEDDING: tables[0]}, design, {"all": 0}).table.assign(representation="bag_of_words")
+    by_name = {
+        "decoding": pd.concat([decoded.table.assign(representation="raw"), words]),
+        "rsa": rsa_by_block(tables, design, n_bootstrap=20).assign(representation="raw"),
+        "increments": found.increments,
+    }
+    said = report.statements(by_name, found, 0.05)
+    assert said["first_above_embeddings"] is None and not said["flat"]
+    text = " ".join(report.sentences(by_name, said, 0.05))
+    assert "First above chance at the token embeddings" in text and "the rise" not in text
+    assert "No block is shown to be better" in text and "Peak at the token embeddings" in text
+    decoded.table["p_fwe"] = 1.0
+    by_name["decoding"] = decoded.table.assign(representation="raw")
+    by_name["decoding"] = pd.concat([by_name["decoding"], words])
+    said = report.statements(by_name, found, 0.05)
+    assert said["increments"] == [] and "No block decodes" in report.sentences(by_name, said, 0.05)[0]
 
 
 def test_figures_show_the_tables() -> None:

@@ -290,6 +290,11 @@ def test_a_separator_of_words_does_not_survive_and_one_of_the_style_does() -> No
     assert row["survived"] == 0 and row["found"] == pytest.approx(0.25) and row["p_fwe"] == 1
 
 
+def test_without_a_latent_that_is_ever_perfect_there_are_no_separators() -> None:
+    table = separators(np.full((4, 3, 9), 0.5), STYLES, n=19)
+    assert (table[["found", "survived"]] == 0).all(axis=None) and (table["p_fwe"] == 1).all()
+
+
 def test_wordings_that_know_nothing_of_styles_rarely_give_a_significant_separator() -> None:
     smallest = []
     for seed in range(40):

@@ -269,7 +269,8 @@ def _locate(ax: Axes, found: Emergence, above_chance: list[int], alpha: float) -
     low, high = ax.get_ylim()
     ax.set_ylim(low, high + 0.08 * (high - low))
     y = high + 0.03 * (high - low)
-    for name, place, marker in (("peak", found.peak, "v"), ("half of the rise from emb.", found.half_rise, "|")):
+    places = [("peak", found.peak, "v"), ("half of the rise from emb.", found.half_rise, "|")]
+    for name, place, marker in places[: 1 if found.peak.block == EMBEDDING else 2]:
         label = f"{name}: {_short(place.block)} (95 % {_short(place.low)} to {_short(place.high)})"
         ax.plot(_x([place.low, place.high]), [y, y], color=_BLACK, lw=1.2)
         ax.plot(_x([place.block]), [y], marker, ms=7, color=_BLACK, ls="none", label=label)

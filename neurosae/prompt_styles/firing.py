@@ -135,8 +135,9 @@ def separating_latents(rates_CVF: Array, styles: tuple[str, ...]) -> pd.DataFram
 
 def _counts(always_WF: NDArray[np.bool_], never_WF: NDArray[np.bool_], n_styles: int) -> tuple[Array, Array]:
     """Found and surviving separators of every ordered pair of styles [C, C]."""
-    sums = [edge.reshape(n_styles, -1, edge.shape[1]).sum(axis=1) for edge in (always_WF, never_WF)]
     n_wordings = len(always_WF) // n_styles
+    shape = n_styles, n_wordings, always_WF.shape[1]
+    sums = [edge.reshape(shape).sum(axis=1) for edge in (always_WF, never_WF)]
     # With one miss a latent is found in the one of V choices that holds the miss out.
     found = [(each == n_wordings) + (each == n_wordings - 1) / n_wordings for each in sums]
     full = [(each == n_wordings).astype(np.float64) for each in sums]
