@@ -92,7 +92,8 @@ def keep(work: Work, made: Tables, stages: tuple[str, ...], results: dict[str, S
     again by the next run. What other settings had made goes first, so that nothing out of date is taken for new.
     """
     ingredients, place = Ingredients(work, made, stages, results), work.folder.path / "evidence"
-    record, missing = _read(place / "made.json"), {}
+    record: dict[str, Any] = _read(place / "made.json")
+    missing: dict[str, str] = {}
     for name, piece in PIECES.items():
         settings = digest({"format": FORMAT, **piece.settings(ingredients)})
         if record.get(name) == settings and all((work.folder.path / file).is_file() for file in piece.files):

@@ -18,6 +18,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 from experiments import evidence_stage
 from experiments.comparison_run import ContrastRun, Settings, Tables
 from experiments.evidence_stage import finite, keep
+from experiments.reporting import _best_ensemble
 from experiments.stage_work import StageResult, StageSettings, Work
 from experiments.steer_stage import steer
 from neurosae import gold
@@ -417,6 +418,14 @@ def test_a_run_keeps_its_evidence(kept: tuple[Work, dict[str, StageResult]]) -> 
     assert len(records["steering"]["texts"]) == 3 * len(records["steering"]["prompts"]) > 0
     train = strict(folder / "evidence" / "about.json")
     assert (train["sides"], train["sae"]["width"], train["sae"]["reason"]) == (["success", "failure"], 9216, "")
+
+
+def test_a_domain_with_dollars_is_no_formula(kept: tuple[Work, dict[str, StageResult]]) -> None:
+    work, _ = kept
+    priced = replace(work.run.stimuli, table=work.run.stimuli.table.assign(domain=r"$\frac$ of the price"))
+    figure = _best_ensemble(ContrastRun(priced, work.run.contrast, work.run.settings), made(work))
+    figure.canvas.draw()
+    assert r"\$\frac\$ of the price" in [label.get_text() for label in figure.axes[0].get_yticklabels()]
 
 
 def test_what_is_there_is_not_made_again_and_what_is_lost_comes_back_bitwise(

@@ -121,6 +121,23 @@ def test_marks_that_turn_text_around_are_shown_by_name() -> None:
     assert visible(EMOJI) == EMOJI  # the joiner inside an emoji is no direction mark
 
 
+def test_hidden_and_broken_characters_are_named_wherever_they_come_in(tmp_path) -> None:
+    """Also where a text goes into a drawing, a badge or a claim; half a surrogate pair could not even be written."""
+    run, marks = make(tmp_path / "run"), "\u202e\u061c\u200b\ud83d\U000e0041"
+    about = run / "evidence" / "about.json"
+    content = json.loads(about.read_text(encoding="utf-8"))
+    about.write_text(json.dumps(content | {"sides": ["a" + marks, "b"], "concept": "c" + marks}), encoding="utf-8")
+    features = run / "evidence" / "features.json"
+    features.write_text(features.read_text(encoding="utf-8").replace('"success"', json.dumps("a" + marks)))
+    claims = pd.read_csv(run / "tables" / "claims.csv").assign(verdict="odd\u202e", claim="x\u061c")
+    claims.to_csv(run / "tables" / "claims.csv", index=False)
+    (run / "tables" / "claims.parquet").unlink(missing_ok=True)
+    page = write_report(run).read_text(encoding="utf-8")
+    assert not set(marks) & set(page)
+    assert "c⟨U+202E⟩⟨U+061C⟩⟨U+200B⟩⟨U+D83D⟩⟨U+E0041⟩" in page and "odd⟨U+202E⟩" in page
+    assert "a⟨U+202E⟩⟨U+061C⟩⟨U+200B⟩⟨U+D83D⟩⟨U+E0041⟩ (n = 10, 2 silent)" in page
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.text(max_size=60), st.lists(st.tuples(st.integers(-5, 70), st.integers(-5, 70), st.floats(-9, 9)), max_size=8)
