@@ -113,7 +113,7 @@ def price(judge: Judge, asked: Sequence[GradeRequest | Completion]) -> str:
 
 
 def as_text(calibration: Calibration) -> str:
-    """Figures, confusion and verdict as plain text."""
+    """Figures and confusion as plain text."""
     lines = [f"{calibration.judge} on '{calibration.concept}', {calibration.n} sentences"]
     for name, figure in calibration.figures.iterrows():
         if np.isnan(figure["value"]):
@@ -127,7 +127,7 @@ def as_text(calibration: Calibration) -> str:
         "  gold grade (rows) by the judge's:",
         *("  " + x for x in calibration.confusion.to_string().splitlines()),
     ]
-    return "\n".join([*lines, calibration.verdict])
+    return "\n".join(lines)
 
 
 def _reasons(reasons: dict[str, int]) -> str:

@@ -163,7 +163,7 @@ def run(options: argparse.Namespace) -> Summary:
         findings = stages.run_stages(contrast_run, folder, tables, names, later)
         reporting.print_and_draw(contrast_run, folder, tables, findings)
         claims.append(findings.claims)
-        summaries.append(run_summary.of_contrast(contrast_run, folder, tables, findings, options.concept))
+        summaries.append(run_summary.of_contrast(contrast_run, folder, tables, findings, options))
     if everything:
         across = across_outcomes(pd.concat(claims, ignore_index=True))
         configuration: dict[str, Any] = {"runs": [contrast_run.configuration() for contrast_run in chosen]}

@@ -152,7 +152,7 @@ def summary(found: ContrastMap, name: str, tables: dict[str, pd.DataFrame], opti
             "held_out.csv": "the region on held-out items",
             "map.parquet": "every test",
         },
-        [f"python -m experiments.generalise --concept {options.concept} --out generalised"],
+        [shared.next_command("generalise", options, "generalised", "does it hold for other stimuli")],
     )
 
 

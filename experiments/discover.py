@@ -126,7 +126,7 @@ def _summary(
         first, words = rows[name], rows["bag of words"]
         precision = shared.with_interval(first["value"], first["low"], first["high"])
         sentences.append(
-            f"It retrieves '{concept}' with an average precision of {precision}; chance is {first['chance']:.2f}, "
+            f"Its average precision for '{concept}' is {precision}; chance is {first['chance']:.2f}, "
             f"the words of the stimuli reach {words['value']:.2f}."
         )
     strongest = texts[(texts["ensemble"] == 0) & (texts["set"] == TOP)]["text"].head(1)
@@ -146,7 +146,7 @@ def _summary(
             "retrieval.csv": "average precision and nDCG beside chance and rivals",
             "ensemble.json": "the fitted ensemble",
         },
-        [f"python -m experiments.explain --concept {options.concept} --out explained   # what they have in common"],
+        [shared.next_command("explain", options, "explained", "what they have in common")],
     )
 
 

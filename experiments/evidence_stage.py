@@ -7,7 +7,7 @@ finished one only reads.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,9 +29,7 @@ from neurosae.fitted import encoder_of, fit_ensemble
 from neurosae.gold import weighted_kappa
 from neurosae.responses import Pooling
 from neurosae.runs import best_selecting
-from neurosae.sites import Site
 from neurosae.steering.doses import observe
-from neurosae.steering.endings import Endings
 from neurosae.steering.interventions import steer_ensemble
 from neurosae.steering.texts import gold_probe
 from neurosae.variants import Variant
@@ -90,18 +88,24 @@ def keep(work: Work, made: Tables, stages: tuple[str, ...], results: dict[str, S
     """Make every piece of evidence that is not there yet with the same settings.
 
     Tables go to ``tables/`` (CSV and Parquet), everything else to ``evidence/`` (JSON, never NaN). What cannot be made
-    of these stimuli is left out, with the reason in ``evidence/missing.json``, and tried again by the next run.
+    of these stimuli is left out, with the reason in ``evidence/missing.json`` (by file, without its ending), and tried
+    again by the next run. What other settings had made goes first, so that nothing out of date is taken for new.
     """
     ingredients, place = Ingredients(work, made, stages, results), work.folder.path / "evidence"
-    record, missing = _read(place / "made.json"), {}
+    record: dict[str, Any] = _read(place / "made.json")
+    missing: dict[str, str] = {}
     for name, piece in PIECES.items():
         settings = digest({"format": FORMAT, **piece.settings(ingredients)})
         if record.get(name) == settings and all((work.folder.path / file).is_file() for file in piece.files):
             continue
+        if record.pop(name, None):
+            write_json(place / "made.json", record)
+        for file in piece.files:
+            (work.folder.path / file).unlink(missing_ok=True)
         try:
             files = piece.make(ingredients)
         except UserError as error:
-            missing[name] = error.what
+            missing |= {file.rpartition(".")[0]: error.what for file in piece.files}
             continue
         for file, content in files.items():
             if isinstance(content, pd.DataFrame):
@@ -144,14 +148,7 @@ def _stimuli(it: Ingredients) -> Files:
 
 def _confounds(it: Ingredients) -> Files:
     language_model = it.work.bench.language_model
-
-    def surprisal(texts: Sequence[str]) -> np.ndarray:
-        """Nats per token; in batches, which takes a tenth of the time."""
-        ids = language_model.token_ids(texts)
-        endings = Endings(language_model, ids, [1] * len(ids), Site(language_model.n_blocks - 1), batch_size=16)
-        return -endings.log_p()[0]
-
-    return {"confounds": tables.confound_table(it.sides, language_model.tokenizer, surprisal)}
+    return {"confounds": tables.confound_table(it.sides, language_model.tokenizer, tables.surprisal(language_model))}
 
 
 def _features(it: Ingredients) -> Files:

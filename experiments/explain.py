@@ -159,7 +159,7 @@ def run(options: argparse.Namespace) -> Summary:
             "grades.csv": "every text with its grade",
             "words.csv": "words that mark the strongest texts",
         },
-        [f"python -m experiments.influence --concept {options.concept} --out influence   # does it cause anything"],
+        [shared.next_command("influence", options, "influence", "does it cause anything")],
     )
 
 

@@ -129,9 +129,9 @@ def _summary(task: _Task, tables: dict[str, pd.DataFrame]) -> Summary:
         sentences.append(f"Effects of '{_title(task)}' have a reliability over items of {low:.2f} to {high:.2f}.")
     if len(tables["cross_decoding"]):
         for (factor, name), rows in tables["cross_decoding"].groupby(["factor", "representation"], sort=False):
-            sentences.append(f"{plots.LABELS[str(name)]} across {factor}: {_aurocs(rows)}.")
+            sentences.append(f"Across {factor}, {plots.LABELS[str(name)]}: {_aurocs(rows)}.")
     if "block_transfer" in tables:
-        sentences.append(f"Neurons across blocks: {_aurocs(tables['block_transfer'])}.")
+        sentences.append(f"Across blocks, neurons: {_aurocs(tables['block_transfer'])}.")
     return Summary(
         sentences,
         {name: table.to_dict("records") for name, table in tables.items()},
@@ -143,7 +143,7 @@ def _summary(task: _Task, tables: dict[str, pd.DataFrame]) -> Summary:
             "block_transfer_summary.csv": "same and other blocks",
             "controls.csv": "untrained and shuffled controls",
         },
-        [f"python -m experiments.contrast_map --concept {options.concept} --out map   # where in the model it shows"],
+        [shared.next_command("contrast_map", options, "map", "where in the model it shows", sae=False)],
     )
 
 

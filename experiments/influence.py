@@ -270,7 +270,7 @@ def _summary(task: Task, effect: CausalEffect, doses: pd.DataFrame) -> Summary:
             "doses.csv": "shift and cost per dose",
             "controls.csv": "random directions and features",
         },
-        [f"python -m experiments.discover --concept {options.concept} --out discovered   # which texts drive it"],
+        [shared.next_command("discover", options, "discovered", "which texts drive it")],
     )
 
 

@@ -112,7 +112,14 @@ def run(options: argparse.Namespace) -> Summary:
         tables = {name: pd.concat([table, of_latents[name]], ignore_index=True) for name, table in tables.items()}
     tables["decoding"] = pd.concat([tables["decoding"], words_alone(task)], ignore_index=True)
     design = task.design
-    found = emergence(decoded.decision_LS, design.labels_S, design.groups_S, decoded.blocks_L, seed=options.seed)
+    found = emergence(
+        decoded.decision_LS,
+        design.labels_S,
+        design.groups_S,
+        decoded.blocks_L,
+        n_splits=options.folds,
+        seed=options.seed,
+    )
     tables |= {"curve": found.curve, "increments": found.increments}
     if options.positions:
         tables["positions"] = _positions(task, neurons)
@@ -135,7 +142,7 @@ def run(options: argparse.Namespace) -> Summary:
             "increments.csv": "block against block, and against the embeddings",
             "sweep.json": "what was found, settings, versions",
         },
-        [f"python -m experiments.contrast_map --concept {options.concept} --out map"],
+        [shared.next_command("contrast_map", options, "map", "in which features, at which token", sae=False)],
     )
 
 

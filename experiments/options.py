@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,23 @@ def with_interval(value: float, low: float, high: float, digits: int = 2) -> str
     if not (math.isfinite(low) and math.isfinite(high)):
         return f"{value:.{digits}f}"
     return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def next_command(module: str, options: argparse.Namespace, out: str, why: str, *, sae: bool = True) -> str:
+    """How another command is asked about the same contrast and language model, and, with `sae`, the same SAE.
+
+    >>> asked = argparse.Namespace(concept="my set.yaml", contrast=None, model="gpt2", sae="their-sae")
+    >>> next_command("explain", asked, "explained", "why")
+    "python -m experiments.explain --concept 'my set.yaml' --model gpt2 --sae their-sae --out explained   # why"
+    """
+    usual = {"concept": None, "contrast": "all", "model": models.DEFAULT, "dtype": "float32", "device": "auto"}
+    usual |= {"device_map": None} | ({"sae": loading.DEFAULT} if sae else {})
+    given = {name: getattr(options, name, None) for name in usual}
+    words = ["python", "-m", f"experiments.{module}"]
+    for name, value in given.items():
+        if value not in (None, usual[name]):
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    return f"{shlex.join([*words, '--out', out])}   # {why}"
 
 
 class _NoAliases(yaml.SafeLoader):

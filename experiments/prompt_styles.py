@@ -31,7 +31,7 @@ from neurosae import plots, prompt_styles, stimuli
 from neurosae.autointerp.anthropic_judge import AnthropicJudge
 from neurosae.autointerp.judges import JUDGES, GradeRequest, Judge, load_judge
 from neurosae.console import Parser, Summary
-from neurosae.dictionary.maps import umap_positions
+from neurosae.dictionary.maps import require_umap, umap_positions
 from neurosae.errors import UserError, unknown_name
 from neurosae.files import atomic_path, write_json, write_text
 from neurosae.inference.bootstrap import MIN_GROUPS
@@ -102,6 +102,8 @@ def run(options: argparse.Namespace) -> Summary:
     wanted = options.difference or [[target, style] for style in crossing.styles if style != target]
     _check_styles(options, crossing, wanted)
     judge = _judge(options)
+    if options.umap:
+        require_umap()
     if options.dry_run:
         return _priced(options, crossing, judge)
     sae = loading.load(options.sae, options.device, model=options.model)
@@ -196,15 +198,19 @@ def _compare(options: argparse.Namespace, pools: Mapping[str, Pool]) -> dict[str
         tested = {measure: value for measure, value in values.items() if measure != "tokens"}
         rates_CVF = prompt_styles.firing_rates(pool.maximum_SF, crossing)
         differences = prompt_styles.style_differences(pool, n=n, seed=seed)
+        comparisons = prompt_styles.compare_styles(tested, crossing.styles, n=draws, seed=seed)
+        by_wording = prompt_styles.per_wording(pool)
         tables = {
             "means": prompt_styles.style_means(values, crossing.styles, n=draws, seed=seed),
-            "comparisons": prompt_styles.compare_styles(tested, crossing.styles, n=draws, seed=seed),
+            "comparisons": comparisons.assign(
+                wordings_apart=prompt_styles.apart_in_wordings(comparisons, by_wording, crossing.styles)
+            ),
             "unique": prompt_styles.unique_latents(pool.maximum_SF, crossing),
             "separators": prompt_styles.separators(rates_CVF, crossing.styles, n=n, seed=seed),
             "separating_latents": prompt_styles.separating_latents(rates_CVF, crossing.styles),
             "controls": prompt_styles.beyond_controls(differences, options.baseline, options.controls),
             "firing": prompt_styles.firing_table(pool.maximum_SF, crossing, n=draws, seed=seed),
-            "separation": style_separation(style_distances(pool), crossing),
+            "separation": style_separation(style_distances(pool), crossing, n=n, seed=seed),
             "differences": differences,
         }
         for key, table in tables.items():

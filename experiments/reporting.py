@@ -161,9 +161,9 @@ def _best_ensemble(contrast_run: ContrastRun, tables: Tables) -> Any:
     best = best_selecting(tables.cells)
     assert best is not None  # variants that select were drawn before
     table = contrast_run.stimuli.table.iloc[contrast_run.rows]
-    decisions = pd.DataFrame(
-        {"decision": best["decision"], "side": contrast_run.labels, "domain": table["domain"].to_numpy()}
-    )
+    # Domains are free text, and two dollars would make a formula of it.
+    domain_S = [text.replace("$", r"\$") if isinstance(text, str) else text for text in table["domain"]]
+    decisions = pd.DataFrame({"decision": best["decision"], "side": contrast_run.labels, "domain": domain_S})
     method = f"{plots.LABELS[best['representation']]}, {plots.selector_label(best['selector'])}, k = {best['k']}"
     title = f"{method}: AUROC {best['auroc']['mean']:.3f}"
     target, foil = Sides.of(contrast_run.stimuli, contrast_run.contrast).names

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.comparison_run import ContrastRun, Tables
-from experiments.options import with_interval
+from experiments.options import next_command, with_interval
 from experiments.stages import Findings
 from neurosae import plots
 from neurosae.console import Summary
@@ -25,7 +26,9 @@ FILES = {
 }
 
 
-def of_contrast(run: ContrastRun, folder: RunFolder, tables: Tables, findings: Findings, called: str) -> Summary:
+def of_contrast(
+    run: ContrastRun, folder: RunFolder, tables: Tables, findings: Findings, options: argparse.Namespace
+) -> Summary:
     """Of one contrast.
 
     Parameters
@@ -34,17 +37,18 @@ def of_contrast(run: ContrastRun, folder: RunFolder, tables: Tables, findings: F
     folder : RunFolder
     tables : Tables
     findings : Findings
-    called : str
-        The stimulus set, as a command takes it.
+    options : argparse.Namespace
+        What was asked for.
     """
-    best = tables.variants.iloc[0]
+    methods = tables.variants[~tables.variants["control"]]
+    best = methods.iloc[0] if len(methods) else tables.variants.iloc[0]
     name = " / ".join(dict.fromkeys([run.stimuli.name, run.contrast]))
     claims = tables.claims[tables.claims["n_cells"] > 0]
     return Summary(
         [
             f"'{name}' is decoded best by {_variant(best)}: held-out AUROC "
             f"{with_interval(best['auroc'], best['auroc_ci_low'], best['auroc_ci_high'])} "
-            f"(the best of {len(tables.variants)}: optimistic).{_words(tables.variants)}",
+            f"(the best of {max(len(methods), 1)}: optimistic).{_words(tables.variants)}",
             *(_claim(row) for row in claims.to_dict("records")),
             *_beyond(findings.card),
         ],
@@ -58,8 +62,9 @@ def of_contrast(run: ContrastRun, folder: RunFolder, tables: Tables, findings: F
         folder.path,
         FILES,
         [
-            f"python -m experiments.contrast_map --concept {called} --out map   # where in the model it shows",
-            f"python -m experiments.generalise --concept {called} --out transfer   # does it hold for other stimuli",
+            next_command("layer_sweep", options, "sweep", "from which block on it is there", sae=False),
+            next_command("contrast_map", options, "map", "in which features, at which token", sae=False),
+            next_command("generalise", options, "transfer", "does it hold for other stimuli"),
             "python -m experiments.combinatorial --concept all   # do the claims hold across contrasts",
         ],
     )

@@ -7,7 +7,7 @@ Examples
 --------
 python -m experiments.sae_scaling --corpus corpus.parquet --tokens 1000000 --width 512 1024 2048 4096 --out scaling
 python -m experiments.sae_scaling --shards my-sae/shards --held-out-corpus other.parquet --k 16 32 --out scaling
-python -m experiments.sae_scaling --smoke-test --out /tmp/scaling
+python -m experiments.sae_scaling --smoke-test --out scaling-smoke
 """
 
 from __future__ import annotations

@@ -21,11 +21,12 @@ def statements(tables: Tables, found: Emergence, alpha: float) -> dict[str, Any]
     -------
     dict
         `first_above_chance`, `first_above_embeddings` (None where there is none), `half_rise`, `peak`, `increments`
-        (the significant ones), `bag_of_words`, `flat` (no block differs from the embeddings or from its neighbour).
+        (the significant ones, as `Emergence.significant`), `bag_of_words`, `flat` (no block differs from the embeddings
+        or from its neighbour).
     """
     curve = _of(tables["decoding"], "raw", "all")
     above = curve[curve["p_fwe"] <= alpha]
-    differs = found.increments[found.increments["p_fwe"] <= alpha]
+    differs = found.significant(above["block"].tolist(), alpha)
     better = differs[(differs["against"] == "embeddings") & (differs["increment"] > 0)]
     steps = differs[differs["against"] == "previous"]
     highest = found.curve.loc[found.curve["block"] == found.peak.block, "auroc"].iloc[0]
@@ -74,27 +75,29 @@ def _emergence(tables: Tables, said: Mapping[str, Any], alpha: float) -> list[st
     if first is None:
         return [f"No block decodes the contrast above chance (all neurons, corrected over blocks, p > {alpha:g})."]
     sentences = [
-        f"Above chance from {block_name(first['block'])} on: all neurons decode held-out stimuli at AUROC "
+        f"First above chance at {block_name(first['block'])}: all neurons decode held-out stimuli at AUROC "
         f"{first['auroc']:.2f} (p = {first['p_fwe']:.3f}, largest AUROC over blocks)."
     ]
     if said["flat"]:
         sentences.append(
-            "The curve is flat: no block differs from the token embeddings, nor from its neighbour. Nothing emerges "
-            "that single words do not give."
+            "The curve is flat: no block is shown to differ from the token embeddings, nor from its neighbour, so that "
+            "nothing is shown to emerge that single words do not give."
         )
     elif better is None:
-        sentences.append("No block is better than the token embeddings: words without context give as much.")
+        sentences.append("No block is shown to be better than the token embeddings, which are words without context.")
     else:
         sentences.append(
-            f"Above the token embeddings, which are words without context, from block {better['block']} on: "
+            f"First above the token embeddings, which are words without context, at block {better['block']}: "
             f"{better['increment']:+.2f} (95 % {better['low']:+.2f} to {better['high']:+.2f}; max-T p = "
             f"{max(better['p_fwe'], 0.001):.3f})."
         )
     sentences.append(
-        f"Half of the rise from the embeddings to the peak is reached at {block_name(half['block'])} (95 % "
-        f"{_range(half)}). Peak at {block_name(peak['block'])}, AUROC {peak['auroc']:.2f} (95 % {_range(peak)}: "
-        "items resampled, decoders not fitted anew)."
+        f"Peak at {block_name(peak['block'])}, AUROC {peak['auroc']:.2f} (95 % {_range(peak)}; intervals count items "
+        "and training)."
     )
+    if peak["block"] != EMBEDDING:
+        reached = f"{block_name(half['block'])} (95 % {_range(half)})"
+        sentences.append(f"Half of the rise from the embeddings to the peak is reached at {reached}.")
     steps = sorted(said["increments"], key=lambda row: row["block"])
     listed = ", ".join(f"{row['increment']:+.2f} at block {row['block']}" for row in steps)
     n_steps = int((tables["increments"]["against"] == "previous").sum())
@@ -161,4 +164,4 @@ def _record(rows: pd.DataFrame, columns: list[str]) -> dict[str, Any] | None:
 
 def _range(place: Mapping[str, int]) -> str:
     low, high = (block_name(place[end]).removeprefix("block ") for end in ("low", "high"))
-    return f"{low} to {high}"
+    return low if low == high else f"{low} to {high}"

@@ -172,6 +172,11 @@ class Parser(argparse.ArgumentParser):
             self.usage = " ".join(["%(prog)s", *positional, *required, "[options]"])
         return super().format_help()
 
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """Write the help out before leaving: what goes wrong there is an error like any other."""
+        sys.stdout.flush()
+        super().exit(status, message)
+
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Say first which options there are not: what is missing may be a consequence."""
         given = list(sys.argv[1:] if args is None else args)
@@ -227,11 +232,12 @@ def main(
         ending.show(summary, options)
         sys.stdout.flush()
     except BrokenPipeError:
-        return _pipe_closed()
+        _drop_output()
+        return PIPE_CLOSED
     except KeyboardInterrupt:
         return ending.interrupted()
     except SystemExit as end:  # of --help
-        return _flushed(end.code)
+        return int(end.code or 0)
     except Exception as error:  # the one place where nothing may escape
         return ending.failed(error)
     return summary.code
@@ -251,7 +257,7 @@ class _Ending:
             return
         files = [str(summary.folder / name) for name in summary.there] if summary.folder else []
         about = {"folder": summary.folder and str(summary.folder), "files": files, "found": summary.found}
-        self._document(about | {"summary": list(summary.sentences), "next": list(summary.then)})
+        print(self._document(about | {"summary": list(summary.sentences), "next": list(summary.then)}))
 
     def failed(self, error: Exception) -> int:
         """Exit code of an error, which is told without a traceback, unless that was asked for."""
@@ -274,16 +280,16 @@ class _Ending:
 
     def _refuse(self, error: UserError, code: int) -> int:
         names = ("what", "where", "allowed", "suggestion")
-        if "--json" in self.given:
-            self._document({"error": {name: getattr(error, name) for name in names}, "exit_code": code})
-        else:
+        about = {"error": {name: getattr(error, name) for name in names}, "exit_code": code}
+        document = self._document(about) + "\n" if "--json" in self.given else ""
+        if not (_written(document) and document):
             print(error, file=sys.stderr)
         return code
 
-    def _document(self, about: Mapping[str, Any]) -> None:
+    def _document(self, about: Mapping[str, Any]) -> str:
         head = {"command": self.parser.prog, "version": version("neurosae")}
         tail = {"seconds": round(time.monotonic() - self.started, 1)}
-        print(json.dumps(finite({**head, **about, **tail}), indent=1, ensure_ascii=False, allow_nan=False))
+        return json.dumps(finite({**head, **about, **tail}), indent=1, ensure_ascii=False, allow_nan=False)
 
 
 def finite(value: Any) -> Any:
@@ -316,7 +322,7 @@ class _Handler(logging.Handler):
 def _voice(options: argparse.Namespace) -> Iterator[None]:
     """Log, warnings, bars and details as loud as asked for; all as it was afterwards."""
     root, bars = logging.getLogger(), logging.getLogger("neurosae.progress")
-    before = root.level, log.level, bars.disabled, os.environ.get("PYTHONWARNINGS")
+    before = root.level, log.level, bars.disabled
     handler = _Handler()
     plain, timed = "%(message)s", "%(asctime)s %(levelname)s %(name)s: %(message)s"
     handler.setFormatter(logging.Formatter(timed if options.verbose else plain, "%H:%M:%S"))
@@ -362,17 +368,17 @@ def _warnings(options: argparse.Namespace) -> Iterator[None]:
                 os.environ.pop("PYTHONWARNINGS", None)
 
 
-def _flushed(code: Any) -> int:
-    """Write out what is printed; whoever closed the pipe has read enough."""
+def _written(text: str) -> bool:
+    """Whether stdout takes this, and what was printed before."""
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        return _pipe_closed()
-    return int(code or 0)
+        print(text, end="", flush=True)
+    except OSError:
+        _drop_output()
+        return False
+    return True
 
 
-def _pipe_closed() -> int:
+def _drop_output() -> None:
     """Let the interpreter end without complaining about its last flush."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return PIPE_CLOSED

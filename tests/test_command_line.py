@@ -227,12 +227,43 @@ def start(*arguments: str, **how: Any) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-m", *arguments], text=True, env=environment, **pipes)
 
 
-def test_a_closed_pipe_ends_a_command_quietly() -> None:
-    process = start("neurosae.sae", "list")
-    assert process.stdout is not None and process.stderr is not None
-    process.stdout.close()
-    assert process.wait(timeout=120) == 141
-    assert process.stderr.read() == ""
+WEIGH = """
+import sys
+from neurosae.console import Parser, Summary, main
+sys.exit(main(Parser("weigh"), lambda options: Summary(["It weighs 3."])))
+"""
+
+
+def weigh(*flags: str, **how: Any) -> subprocess.CompletedProcess[str]:
+    """A small command as a process of its own, whose output is buffered as it usually is."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-c", WEIGH, *flags]
+    return subprocess.run(command, stderr=subprocess.PIPE, text=True, env=environment, check=False, **how)
+
+
+@pytest.mark.parametrize("flag", ["--quiet", "--help", "--json"])
+def test_a_closed_pipe_ends_a_command_quietly(flag: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = weigh(flag, stdout=writing)
+    os.close(writing)
+    assert (process.returncode, process.stderr) == (141, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("flags", [["--quiet"], ["--help"], ["--json"], ["--json", "--quite"]])
+def test_a_full_disk_behind_stdout_is_one_message(flags: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        process = weigh(*flags, stdout=full)
+    assert process.returncode == 2
+    assert process.stderr.startswith("There is no option" if "--quite" in flags else "No space left")
+    assert process.stderr.count("\n") == 1
+
+
+def test_ctrl_c_before_a_command_begins_is_no_traceback() -> None:
+    code = "import experiments; raise KeyboardInterrupt"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (process.returncode, process.stderr) == (-signal.SIGINT, "Stopped before it began.\n")
 
 
 @pytest.mark.slow
@@ -252,20 +283,8 @@ def test_quiet_is_quiet_and_json_is_json_in_processes(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_ctrl_c_leaves_what_the_same_command_continues(tmp_path: Path) -> None:
-    arguments = [
-        "--representation",
-        "raw",
-        "--k",
-        "1",
-        "2",
-        "--permutations",
-        "60",
-        "--stages",
-        "select",
-        "--jobs",
-        "1",
-    ]
-    arguments += ["--jobs", "1", "--out", str(tmp_path)]
+    grid = "--representation raw --k 1 2 --permutations 60 --stages select --jobs 1"
+    arguments = [*grid.split(), "--out", str(tmp_path)]
     process = start("experiments.combinatorial", *arguments)
     deadline = time.monotonic() + 400
     while not list(tmp_path.rglob("cells/*.json")) and time.monotonic() < deadline:

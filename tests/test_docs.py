@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from pages import blocks, commands, flags, inline_code, modules_with_a_command, named_files, parser_of
 
+import experiments
 import neurosae
 from neurosae.autointerp.judges import JUDGES
 from neurosae.console import EXIT_CODES
@@ -25,7 +26,12 @@ from neurosae.selection import SELECTORS
 from neurosae.stimuli import StimulusSet
 
 ROOT = Path(__file__).parents[1]
-MODULES = [m.name for m in pkgutil.walk_packages(neurosae.__path__, "neurosae.") if "__main__" not in m.name]
+MODULES = [
+    module.name
+    for package in (neurosae, experiments)
+    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+    if "__main__" not in module.name
+]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
 TRUTH = "benchmarks.truth"
 

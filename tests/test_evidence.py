@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 from experiments import evidence_stage
 from experiments.comparison_run import ContrastRun, Settings, Tables
 from experiments.evidence_stage import finite, keep
+from experiments.reporting import _best_ensemble
 from experiments.stage_work import StageResult, StageSettings, Work
 from experiments.steer_stage import steer
 from neurosae import gold
@@ -206,6 +208,20 @@ def test_confounds_are_of_the_contrast_and_end_with_the_words(sides: Sides) -> N
     assert "lexical" in found.loc["bag of words", "verdict"]
 
 
+def test_surprisal_is_that_of_a_naive_loop_and_long_texts_are_never_batched(language_model: LanguageModel) -> None:
+    plain: Any = language_model.plain
+    texts, held = ["It failed.", "They won the cup " * 20, "Nobody knew why it sank in the end."], []
+    hook = plain.lm_head.register_forward_hook(lambda _module, _inputs, logits: held.append(logits[..., 0].numel()))
+    found = tables.surprisal(language_model)(texts)
+    hook.remove()
+    longest = max(map(len, language_model.token_ids(texts)))
+    assert longest > tables.LONG and max(held) <= longest
+    for ids, nats in zip(language_model.token_ids(texts), found, strict=True):
+        with torch.inference_mode():
+            log_p = plain(torch.tensor([ids])).logits[0].double().log_softmax(-1)
+        assert nats == pytest.approx(-log_p[range(len(ids) - 1), ids[1:]].mean().item(), abs=1e-4)
+
+
 def test_blocks_are_corrected_over_all_of_them_as_a_contrast_map_is(
     sides: Sides, language_model: LanguageModel
 ) -> None:
@@ -289,6 +305,7 @@ def test_rdms_are_ordered_by_side_and_domain_and_scored_like_any_other(sides: Si
     assert [row["score"] for row in found["models"]] == pytest.approx(scores["score"].tolist(), abs=1e-9)
     assert models["category"]["p"] == pytest.approx(0.01)
     assert "no arrangement" in models["domain"]["note"]
+    assert models["domain"]["p"] is models["domain"]["p_holm"] is None
     assert found["ceiling"] is None and "noise ceiling" in found["ceiling_reason"]
 
 
@@ -335,6 +352,16 @@ def test_references_are_of_what_ran() -> None:
     assert many == sorted(many, key=str.casefold)
 
 
+def test_the_best_that_selects_is_a_method_unless_there_are_yardsticks_only() -> None:
+    cells: list[dict[str, Any]] = [
+        {"representation": representation, "selector": selector, "auroc": {"mean": mean}}
+        for representation, selector, mean in (("raw", "t", 0.5), ("raw", "random", 0.6), ("untrained_sae", "t", 0.7))
+    ]
+    assert best_selecting(cells) is cells[0]
+    assert best_selecting(cells[1:]) is cells[2]
+    assert best_selecting([cells[0] | {"selector": "all"}]) is None
+
+
 def made(work: Work) -> Tables:
     return work.run.compute(work.folder)
 
@@ -354,11 +381,13 @@ def a_run(stimuli: StimulusSet, out: Path, **grid: Any) -> Work:
 
 
 @pytest.fixture(scope="module")
-def kept(few: StimulusSet, tmp_path_factory: pytest.TempPathFactory) -> tuple[Work, dict[str, StageResult]]:
+def kept(few: StimulusSet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Work, dict[str, StageResult]]]:
     work = a_run(few, tmp_path_factory.mktemp("run"))
     results = {"steer": steer(work)}
-    keep(work, made(work), ALL_STAGES, results)
-    return work, results
+    with pytest.MonkeyPatch.context() as shorter:
+        shorter.setattr(evidence_stage, "STEERED_TOKENS", 4)
+        keep(work, made(work), ALL_STAGES, results)
+        yield work, results
 
 
 def test_a_run_keeps_its_evidence(kept: tuple[Work, dict[str, StageResult]]) -> None:
@@ -391,6 +420,14 @@ def test_a_run_keeps_its_evidence(kept: tuple[Work, dict[str, StageResult]]) -> 
     assert (train["sides"], train["sae"]["width"], train["sae"]["reason"]) == (["success", "failure"], 9216, "")
 
 
+def test_a_domain_with_dollars_is_no_formula(kept: tuple[Work, dict[str, StageResult]]) -> None:
+    work, _ = kept
+    priced = replace(work.run.stimuli, table=work.run.stimuli.table.assign(domain=r"$\frac$ of the price"))
+    figure = _best_ensemble(ContrastRun(priced, work.run.contrast, work.run.settings), made(work))
+    figure.canvas.draw()
+    assert r"\$\frac\$ of the price" in [label.get_text() for label in figure.axes[0].get_yticklabels()]
+
+
 def test_what_is_there_is_not_made_again_and_what_is_lost_comes_back_bitwise(
     kept: tuple[Work, dict[str, StageResult]],
 ) -> None:
@@ -400,12 +437,32 @@ def test_what_is_there_is_not_made_again_and_what_is_lost_comes_back_bitwise(
     keep(again, made(again), ALL_STAGES, results)
     assert "bench" not in vars(again)  # nothing was read, no language model loaded
     lost = [work.folder.path / "evidence" / "features.json", work.folder.path / "tables" / "map_blocks.parquet"]
-    lost += [work.folder.path / "evidence" / "rsa.json"]
     for path in lost:
         path.unlink()
     again.corpus = work.corpus
     keep(again, made(again), ALL_STAGES, results)
     assert {path: path.read_bytes() for path in files} == files
+
+
+def test_what_an_interrupted_run_with_other_stages_left_is_not_taken_for_new(
+    kept: tuple[Work, dict[str, StageResult]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, results = kept
+    file = work.folder.path / "evidence" / "features.json"
+    before, write = file.read_bytes(), evidence_stage.write_json
+
+    def cut_short(path: Path, value: Any) -> None:
+        write(path, value)
+        if path == file:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(evidence_stage, "write_json", cut_short)
+    with pytest.raises(KeyboardInterrupt):
+        keep(work, made(work), ("select", "evidence"), {})
+    monkeypatch.undo()
+    assert file.read_bytes() != before
+    keep(work, made(work), ALL_STAGES, results)
+    assert file.read_bytes() == before
 
 
 def test_what_cannot_be_made_of_a_set_is_left_out_with_its_reason(
@@ -420,7 +477,7 @@ def test_what_cannot_be_made_of_a_set_is_left_out_with_its_reason(
     assert strict(missing)["reasons"] == {}
     monkeypatch.setitem(evidence_stage.PIECES, "odd", evidence_stage.Piece(("evidence/odd.json",), refuse))
     keep(work, made(work), ALL_STAGES, results)
-    assert strict(missing)["reasons"] == {"odd": "nothing can be exchanged"}
+    assert strict(missing)["reasons"] == {"evidence/odd": "nothing can be exchanged"}
     monkeypatch.undo()
     keep(work, made(work), ALL_STAGES, results)
     assert strict(missing)["reasons"] == {}

@@ -14,6 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from experiments import layer_sweep as command
+from experiments import sweep_report as report
 from neurosae import plots, stimuli
 from neurosae.decoding import decode
 from neurosae.errors import UserError
@@ -81,8 +82,9 @@ def test_a_planted_concept_is_found_where_it_begins_and_not_before() -> None:
     for _, curve in decoded.table.groupby("selector"):
         assert ((curve["p_fwe"] <= 0.05) == after).all()
 
-    found = emergence(decoded.decision_LS, design.labels_S, design.groups_S, decoded.blocks_L)
-    assert found.first_above() == found.half_rise.block == found.half_rise.low == found.half_rise.high == ONSET
+    found = emergence(decoded.decision_LS, design.labels_S, design.groups_S, decoded.blocks_L, n_splits=5)
+    assert found.first_above(BLOCKS) == found.half_rise.block == ONSET
+    assert found.half_rise.low == found.half_rise.high == ONSET
     assert found.peak.low >= ONSET
     steps = found.increments[found.increments["against"] == "previous"]
     assert steps.loc[steps["p_fwe"] <= 0.05, "block"].tolist() == [ONSET]
@@ -163,7 +165,7 @@ def test_a_control_model_is_told_from_the_category() -> None:
 @pytest.mark.parametrize("n_sets", [15, pytest.param(200, marks=pytest.mark.slow)])
 def test_under_exchangeable_labels_families_of_blocks_keep_their_level(n_sets: int) -> None:
     """Over many data sets without any effect, some block is called significant in at most 5 % of them."""
-    false_alarms = {"contrast": 0, "rsa": 0, "decoding": 0, "increments": 0}
+    false_alarms = {"contrast": 0, "rsa": 0, "decoding": 0}
     for seed in range(n_sets):
         design = pairs(16, n_permutations=39, seed=seed)
         tables = {block: table for block, table in planted(design, 0.0, seed).items() if block < 2}
@@ -177,14 +179,27 @@ def test_under_exchangeable_labels_families_of_blocks_keep_their_level(n_sets: i
 
 
 def test_blocks_that_tell_equally_well_have_no_increment_more_often_than_chance() -> None:
-    """Signal everywhere, no increment anywhere: sign flips of groups find one in at most 5 % of data sets."""
-    n_sets, false_alarms, rng, labels_S = 200, 0, np.random.default_rng(0), np.tile([1, -1], 30)
-    pair_S = np.repeat(np.arange(30), 2)
-    for _ in range(n_sets):
-        decision_LS = rng.normal(size=60) + 0.7 * rng.normal(size=(6, 60)) + labels_S
-        found = emergence(decision_LS, labels_S, pair_S, np.arange(6), n_bootstrap=20, n_permutations=99)
+    """Decoders trained anew in every block: an increment is found in at most 5 % of data sets."""
+    n_sets, false_alarms, pair_S = 60, 0, np.repeat(np.arange(30), 2)
+    for seed in range(n_sets):
+        design = make_design([1, -1] * 30, pair_S, pair_S, "pairs", n_repeats=1, n_permutations=1, seed=seed)
+        tables = dict(enumerate(np.random.default_rng(seed).normal(size=(5, 60, 20))))
+        decided = decode_by_block(tables, design, {"all": 0}, ensemble="mean_difference").decision_LS
+        found = emergence(
+            decided, design.labels_S, pair_S, range(5), n_splits=5, n_bootstrap=20, n_permutations=199, seed=seed
+        )
         false_alarms += (found.increments["p_fwe"] <= 0.05).any()
-    assert false_alarms <= stats.binom.ppf(0.999, n_sets, 0.05)
+    assert false_alarms <= stats.binom.ppf(0.99, n_sets, 0.05)
+
+
+def test_a_block_at_chance_is_not_above_the_embeddings() -> None:
+    """Embeddings that happen to lie below chance make no block that is hardly above it a place of emergence."""
+    labels_S, rng = np.tile([1, -1], 40), np.random.default_rng(0)
+    decision_LS = rng.normal(size=(2, 80)) + np.array([[-0.6], [0.1]]) * labels_S
+    found = emergence(decision_LS, labels_S, np.repeat(np.arange(40), 2), [EMBEDDING, 4])
+    assert (found.increments["p_fwe"] <= 0.05).all()
+    assert found.first_above([]) is None and found.significant([EMBEDDING]).empty
+    assert found.first_above([4]) == 4 and len(found.significant([4])) == 2
 
 
 def test_equal_decisions_give_no_increment_and_the_first_block_as_peak() -> None:
@@ -271,7 +286,7 @@ def test_the_command_sweeps_neurons_latents_and_positions(
     options = ["--concept", str(concept), "--out", str(tmp_path / "out"), "--sae", "smollm2-135m-b15-9k"]
     assert command.main([*options, *SMALL, "--positions", "left", "--width", "7"]) == 0
     said = capsys.readouterr().out
-    assert "Above chance from" in said or "No block decodes" in said
+    assert "First above chance at" in said or "No block decodes" in said
     names = ("contrast", "region", "rsa", "decoding", "curve", "increments", "positions")
     for name in names:
         table = pd.read_parquet(tmp_path / "out" / f"{name}.parquet")
@@ -298,7 +313,6 @@ def test_the_command_sweeps_neurons_latents_and_positions(
     [
         ["--concept", "no_such_concept"],
         ["--contrast", "nothing"],
-        ["--blocks", "30"],
         ["--blocks", "3.mlp_out"],
         ["--permutations", "3"],
         ["--alpha", "1.5"],
@@ -339,6 +353,30 @@ def test_a_signal_at_one_block_and_position_is_found_there() -> None:
     beyond = table[table["position"] == length]
     assert set(beyond["reason"]) == {"too few stimuli"}
     assert set(beyond["auroc"]) == {0.5}
+
+
+def test_what_is_said_holds_for_its_blocks_only() -> None:
+    """A peak in the embeddings has no rise; nothing is said of blocks that are not shown to decode."""
+    design = pairs(20)
+    tables = {block: table for block, table in planted(design).items() if block in (0, 1, 3)}
+    decoded = decode_by_block({EMBEDDING: tables[3], 0: tables[0], 1: tables[1]}, design, {"all": 0, "t": 3})
+    found = emergence(decoded.decision_LS, design.labels_S, design.groups_S, decoded.blocks_L, n_splits=5)
+    words = decode_by_block({EMBEDDING: tables[0]}, design, {"all": 0}).table.assign(representation="bag_of_words")
+    by_name = {
+        "decoding": pd.concat([decoded.table.assign(representation="raw"), words]),
+        "rsa": rsa_by_block(tables, design, n_bootstrap=20).assign(representation="raw"),
+        "increments": found.increments,
+    }
+    said = report.statements(by_name, found, 0.05)
+    assert said["first_above_embeddings"] is None and not said["flat"]
+    text = " ".join(report.sentences(by_name, said, 0.05))
+    assert "First above chance at the token embeddings" in text and "the rise" not in text
+    assert "No block is shown to be better" in text and "Peak at the token embeddings" in text
+    decoded.table["p_fwe"] = 1.0
+    by_name["decoding"] = decoded.table.assign(representation="raw")
+    by_name["decoding"] = pd.concat([by_name["decoding"], words])
+    said = report.statements(by_name, found, 0.05)
+    assert said["increments"] == [] and "No block decodes" in report.sentences(by_name, said, 0.05)[0]
 
 
 def test_figures_show_the_tables() -> None:

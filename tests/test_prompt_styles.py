@@ -22,6 +22,7 @@ from neurosae.models import LanguageModel
 from neurosae.prompt_styles import (
     Crossing,
     Pool,
+    apart_in_wordings,
     beyond_controls,
     compare_styles,
     cross,
@@ -38,7 +39,7 @@ from neurosae.prompt_styles import (
     unique_latents,
 )
 from neurosae.prompt_styles.pools import shared_tokens, token_measures
-from neurosae.prompt_styles.spaces import style_distances, style_separation
+from neurosae.prompt_styles.spaces import p_of_wordings, style_distances, style_separation
 from neurosae.stimuli import StimulusSet
 from neurosae.stimulus_checks import main as check_stimuli
 
@@ -289,6 +290,11 @@ def test_a_separator_of_words_does_not_survive_and_one_of_the_style_does() -> No
     assert row["survived"] == 0 and row["found"] == pytest.approx(0.25) and row["p_fwe"] == 1
 
 
+def test_without_a_latent_that_is_ever_perfect_there_are_no_separators() -> None:
+    table = separators(np.full((4, 3, 9), 0.5), STYLES, n=19)
+    assert (table[["found", "survived"]] == 0).all(axis=None) and (table["p_fwe"] == 1).all()
+
+
 def test_wordings_that_know_nothing_of_styles_rarely_give_a_significant_separator() -> None:
     smallest = []
     for seed in range(40):
@@ -339,6 +345,9 @@ def test_measures_are_compared_by_paired_tests_and_corrected_over_all_pairs(rng:
         assert row.low < row.difference < row.high and row.p_fwe >= row.p
     significant = table[table["p_fwe"] < 0.05]
     assert len(table) == 6 and {"expert"} == set.intersection(*map(set, significant[["style", "against"]].to_numpy()))
+    of_wordings = np.tile([1.0, 2.0, 3.0, 4.0], (4, 1)) + np.array([[0], [0], [9], [1]])
+    apart = apart_in_wordings(table, {"active": of_wordings}, STYLES)
+    assert (apart == (table["style"].eq("expert") | table["against"].eq("expert"))).all()
     means = style_means({"active": value}, STYLES, n=200)
     np.testing.assert_allclose(means["mean"], value.mean(axis=1))
 
@@ -354,7 +363,17 @@ def test_neighbours_in_new_wordings_see_styles_and_not_wordings(rng: np.random.G
         values = 90 + shared + 3 * of_prompt
         found = style_separation(style_distances(pool(values, over)), over).set_index(["space", "new"])
         assert found.loc[("latents", "topic"), "knn_accuracy"] > 0.9
-        assert least <= found.loc[("latents", "wording"), "knn_accuracy"] <= most
+        row = found.loc[("latents", "wording")]
+        assert least <= row["knn_accuracy"] <= most and (row["p"] <= 0.05) == (least > 0)
+
+
+def test_wordings_that_know_nothing_of_styles_are_rarely_told_apart_by_neighbours() -> None:
+    over, small_p = crossing(4), 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        values = rng.normal(size=(16, 8))[over.wording_S] + rng.normal(size=(len(over.table), 8)) / 2
+        small_p += p_of_wordings(style_distances(pool(values, over))["latents"], over, n=99) <= 0.05
+    assert small_p <= stats.binom.ppf(0.999, 40, 0.05)
 
 
 # Figures
@@ -451,6 +470,37 @@ def test_partial_correlations_are_those_of_residuals_within_topics(rng: np.rando
     assert found.loc[("length", "quality"), "p_holm"] < 0.05
     assert "does not vary" in found.loc[("quality", "constant"), "reason"]
     assert found.loc[("quality", "constant"), ["r", "partial", "p"]].tolist() == [0, 0, 1]
+
+
+def test_the_interval_of_a_correlation_is_fishers_and_agrees_with_its_p(rng: np.random.Generator) -> None:
+    table = pd.DataFrame(rng.normal(size=(60, 3)), columns=["one", "two", "three"])
+    alone = relations(table[["one", "two"]].assign(topic=0), n=4000).iloc[0]
+    theirs = stats.pearsonr(table["one"], table["two"])
+    assert alone["r"] == pytest.approx(theirs[0])
+    assert alone[["low", "high"]].tolist() == pytest.approx([*theirs.confidence_interval()], abs=0.02)
+    topics = np.arange(60) % 12
+    held = relations(table.assign(topic=topics), n=19).iloc[0]
+    twice = relations(table.assign(again=table["three"], topic=topics), n=19).iloc[0]
+    assert twice["partial"] == pytest.approx(held["partial"])  # a column that says nothing new holds nothing more
+
+
+def test_topics_of_unequal_spread_do_not_make_correlations_significant() -> None:
+    topic, missed = np.repeat(np.arange(8), 6), 0
+    for seed in range(150):
+        rng = np.random.default_rng(seed)
+        spread_S = np.exp(1.5 * rng.normal(size=8))[topic]
+        table = pd.DataFrame(rng.normal(size=(48, 2)) * spread_S[:, None], columns=["one", "two"])
+        row = relations(table.assign(topic=topic), n=99).iloc[0]
+        missed += not row["low"] <= 0 <= row["high"]
+    assert missed <= stats.binom.ppf(0.999, 150, 0.05)
+
+
+def test_only_relations_with_a_value_count_in_holms_correction(rng: np.random.Generator) -> None:
+    table = pd.DataFrame({"topic": np.repeat(np.arange(8), 6), "one": rng.normal(size=48), "two": 1.0})
+    table["three"] = table["one"] + rng.normal(size=48)
+    found = relations(table, n=99).set_index(["first", "second"])
+    assert found.loc[("one", "three"), "p_holm"] == found.loc[("one", "three"), "p"] < 0.05
+    assert found.loc[("one", "two"), "p_holm"] == 1
 
 
 # The command

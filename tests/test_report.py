@@ -8,6 +8,7 @@ import html
 import json
 import re
 import shlex
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from neurosae.files import digest
 from neurosae.report import tables, write_report
 from neurosae.report.__main__ import main
 from neurosae.report.answers import answers
+from neurosae.report.cards import feature_cards
 from neurosae.report.drawings import histogram
 from neurosae.report.loading import RunData, load_run
 from neurosae.report.methods import commands, paragraph
@@ -119,6 +121,23 @@ def test_marks_that_turn_text_around_are_shown_by_name() -> None:
     assert visible(EMOJI) == EMOJI  # the joiner inside an emoji is no direction mark
 
 
+def test_hidden_and_broken_characters_are_named_wherever_they_come_in(tmp_path) -> None:
+    """Also where a text goes into a drawing, a badge or a claim; half a surrogate pair could not even be written."""
+    run, marks = make(tmp_path / "run"), "\u202e\u061c\u200b\ud83d\U000e0041"
+    about = run / "evidence" / "about.json"
+    content = json.loads(about.read_text(encoding="utf-8"))
+    about.write_text(json.dumps(content | {"sides": ["a" + marks, "b"], "concept": "c" + marks}), encoding="utf-8")
+    features = run / "evidence" / "features.json"
+    features.write_text(features.read_text(encoding="utf-8").replace('"success"', json.dumps("a" + marks)))
+    claims = pd.read_csv(run / "tables" / "claims.csv").assign(verdict="odd\u202e", claim="x\u061c")
+    claims.to_csv(run / "tables" / "claims.csv", index=False)
+    (run / "tables" / "claims.parquet").unlink(missing_ok=True)
+    page = write_report(run).read_text(encoding="utf-8")
+    assert not set(marks) & set(page)
+    assert "c⟨U+202E⟩⟨U+061C⟩⟨U+200B⟩⟨U+D83D⟩⟨U+E0041⟩" in page and "odd⟨U+202E⟩" in page
+    assert "a⟨U+202E⟩⟨U+061C⟩⟨U+200B⟩⟨U+D83D⟩⟨U+E0041⟩ (n = 10, 2 silent)" in page
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.text(max_size=60), st.lists(st.tuples(st.integers(-5, 70), st.integers(-5, 70), st.floats(-9, 9)), max_size=8)
@@ -204,7 +223,7 @@ def _card(**values) -> RunData:
         (2, {}, "retrieved"),
         (2, {"discovery_ap": 0.19, "discovery_low": 0.15}, "not retrieved"),
         (2, {"discovery_low": 0.05}, "not retrieved"),
-        (2, {"discovery_ap": np.nan}, "not asked"),
+        (2, {"discovery_ap": np.nan}, "not measured"),
         (3, {}, "yes"),
         (3, {"target_p_random": 0.3}, "no"),
         (4, {}, "steered"),
@@ -363,3 +382,48 @@ def test_a_dash_in_the_scorecard_stands_beside_its_reason() -> None:
     view = tables.scorecard(card)
     assert [str(row[-1].shown).count("one fold; no pairs") for row in view.rows] == [1, 0]
     assert view.columns[-1].title == "why a dash"
+
+
+def test_what_could_not_be_made_says_why(whole, tmp_path) -> None:
+    copy = make(tmp_path / "run")
+    for file in (copy / "tables").glob("map_*"):
+        file.unlink()
+    (copy / "evidence" / "missing.json").write_text(
+        '{"format": 1, "reasons": {"tables/map_blocks": "text <7> is empty"}}'
+    )
+    assert "could not be made of these stimuli: text &lt;7&gt; is empty." in render(load_run(copy))
+    (copy / "evidence" / "missing.json").write_text('{"reasons": ["text 7"]}')
+    with pytest.raises(UserError, match="reasons by file"):
+        load_run(copy)
+
+
+def test_the_blocks_that_the_run_has_read_are_marked(tmp_path) -> None:
+    run = make(tmp_path / "run")
+    (run / "tables" / "variants.csv").write_text(
+        (run / "tables" / "variants.csv").read_text(encoding="utf-8").replace(",15,", ",3,"), encoding="utf-8"
+    )
+    page = render(load_run(run))
+    assert "▲3<" in page and "▲15<" not in page
+
+
+def test_the_methods_tell_only_what_gave_a_number() -> None:
+    """A set without grades and pairs has been through all stages, and nothing was ranked, graded or clamped."""
+    empty = dict.fromkeys(["discovery_ap", "target_score", "causal_shift"], np.nan)
+    told = {name: " ".join(paragraph(_card(**values))) for name, values in (("all", {}), ("nothing", empty))}
+    for words in ("ranked graded sentences", "other graded", "were clamped"):
+        assert words in told["all"] and words not in told["nothing"]
+
+
+def test_texts_of_a_neuron_say_which_way_they_are_the_furthest(whole) -> None:
+    run = load_run(whole)
+    latent = run.evidence["features"]["cards"][0]
+    neuron = latent | {"representation": "raw", "direction": -1}
+    shown = feature_cards(replace(run, evidence=run.evidence | {"features": {"cards": [latent, neuron]}}))
+    assert [heading for heading, _ in shown[0].texts] == [
+        "Strongest graded sentences",
+        "Strongest stimuli of “success”",
+    ]
+    assert [heading for heading, _ in shown[1].texts] == [
+        "Graded sentences furthest towards “success”",
+        "Stimuli of “success” furthest towards “success”",
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import sys
@@ -21,7 +22,7 @@ from sae_lens.saes.sae import TrainStepInput
 from sae_lens.synthetic import ConstantFiringProbabilityConfig, SyntheticModel, SyntheticModelConfig
 from safetensors.torch import load_file, save_file
 
-from experiments import train_sae
+from experiments import train_options, train_sae
 from neurosae.errors import UserError
 from neurosae.models import LanguageModel
 from neurosae.sae import activations, overlap, training_data
@@ -655,7 +656,11 @@ def test_the_record_of_a_plan_is_read_with_care(
     assert train_sae.main([*command, "--k", "5", "--seed", "1"]) == 2
     assert "begun with another k, seed" in capsys.readouterr().err
     assert json.loads(record.read_text()) == older
-    train_sae._refuse_another(record.parent, {}, train_sae.plan_of(train_sae.read_options(command)))
+    train_sae._refuse_another(record.parent, {}, train_sae.plan_of(read_options(command)))
+
+
+def read_options(arguments: list[str]) -> argparse.Namespace:
+    return train_options.read_options(train_sae.parser(), arguments)
 
 
 def test_a_configuration_file_says_what_the_command_line_says(tmp_path: Path) -> None:
@@ -663,11 +668,11 @@ def test_a_configuration_file_says_what_the_command_line_says(tmp_path: Path) ->
     path.write_text(
         "corpus: a.jsonl\narchitecture: matryoshka\nlr: 1e-3\nmatryoshka_widths: [8, 64]\nlatents: 64\nk: 4\n"
     )
-    options = train_sae.read_options(["--config", str(path), "--k", "5"])
+    options = read_options(["--config", str(path), "--k", "5"])
     assert options.corpus == "a.jsonl"
     assert train_sae.plan_of(options) == TrainingPlan("matryoshka", 64, 5, lr=1e-3, matryoshka_widths=(8, 64))
-    assert train_sae.read_options(["b.jsonl", "--config", str(path)]).corpus == "b.jsonl"
-    assert train_sae.read_options(["--smoke-test", "--k", "5"]).k == 5
+    assert read_options(["b.jsonl", "--config", str(path)]).corpus == "b.jsonl"
+    assert read_options(["--smoke-test", "--k", "5"]).k == 5
 
 
 @pytest.mark.parametrize(

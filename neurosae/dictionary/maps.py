@@ -129,6 +129,17 @@ def separation(
     )
 
 
+def require_umap() -> Any:
+    """The UMAP class, or a message on how to get it: commands ask before they compute anything."""
+    try:
+        from umap import UMAP
+    except ImportError as error:
+        raise UserError(
+            "Maps need umap-learn", where="--umap", suggestion="Install it with: pip install neurosae[maps]"
+        ) from error
+    return UMAP
+
+
 def umap_positions(distance_NN: np.ndarray, *, neighbours: int = 15, seed: int = 0) -> np.ndarray:
     """Lay points out in the plane (McInnes et al. 2018); the same seed gives the same picture.
 
@@ -148,12 +159,7 @@ def umap_positions(distance_NN: np.ndarray, *, neighbours: int = 15, seed: int =
     UserError
         umap-learn is not installed; fewer than 10 points.
     """
-    try:
-        from umap import UMAP
-    except ImportError as error:
-        raise UserError(
-            "Maps need umap-learn", where="--umap", suggestion="Install it with: pip install neurosae[maps]"
-        ) from error
+    UMAP = require_umap()
     if len(distance_NN) < 10:
         raise UserError(f"A map of {len(distance_NN)} points", where="--umap", allowed="10 points or more")
     layout = UMAP(metric="precomputed", n_neighbors=min(neighbours, len(distance_NN) - 1), random_state=seed, n_jobs=1)

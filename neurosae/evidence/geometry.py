@@ -101,8 +101,8 @@ def geometry(
     dict
         `distance`, `comparator`, `ids` (in the order of the RDM), `sides`, `domains`, `rdm` (upper triangle row by row,
         correlation distances, four digits), `undefined` (ids left out, their pattern being constant), `models`: one
-        dict per model (`model`, `score`, `low`, `high`, `p`, `p_holm`, `note`, `reason`), `ceiling` (None) and
-        `ceiling_reason`, `n_items`, `smallest_p`.
+        dict per model (`model`, `score`, `low`, `high`, `p`, `p_holm` (None where `note` says that the design cannot
+        test it), `note`, `reason`), `ceiling` (None) and `ceiling_reason`, `n_items`, `smallest_p`.
     """
     chosen = np.asarray(chosen)
     distance_SS, defined_S = pairwise_distances(X_SF[chosen])
@@ -135,10 +135,15 @@ def geometry(
     except UserError as error:
         unknown = [{"model": model.name, "reason": error.what} for model in hypotheses]
         return about | {"models": unknown + missing, "comparator": "spearman", "n_items": None, "smallest_p": None}
-    fitted = [row | {"reason": ""} for row in found.table.to_dict("records")]
+    fitted = [_testable(row) | {"reason": ""} for row in found.table.to_dict("records")]
     return about | {
         "models": fitted + missing,
         "comparator": found.comparator,
         "n_items": found.n_groups,
         "smallest_p": found.smallest_p,
     }
+
+
+def _testable(row: dict[Any, Any]) -> dict[Any, Any]:
+    """A p of 1 because nothing could be rearranged is no finding: pairs lie within domains, and so do their swaps."""
+    return row | {"p": None, "p_holm": None} if row["note"] else row

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from neurosae import stimulus_checks
 from neurosae.capture import TEXT
 from neurosae.evidence.sides import Sides
+from neurosae.models import LanguageModel
 from neurosae.responses import Responses
+from neurosae.sites import Site
+from neurosae.steering.endings import Endings
 from neurosae.stimulus_checks import LEXICAL, Surprisal
 
 LEVEL = 0.05
+BATCH, LONG = 16, 64
+"""Texts at once where the logits of all their tokens are held; those of more tokens than that are read one by one."""
 
 
 def stimulus_table(sides: Sides, responses: Responses, decision_S: ArrayLike | None) -> pd.DataFrame:
@@ -50,6 +56,35 @@ def stimulus_table(sides: Sides, responses: Responses, decision_S: ArrayLike | N
             "decision": np.full(len(table), np.nan) if decision_S is None else np.asarray(decision_S, dtype=np.float64),
         }
     )
+
+
+def surprisal(language_model: LanguageModel) -> Surprisal:
+    """Mean surprisal of texts, in nats per token, in batches: on two cores a tenth of the time of one by one.
+
+    A batch holds as many logits as its longest text times its size, so that long texts are kept out of batches.
+
+    Parameters
+    ----------
+    language_model : LanguageModel
+
+    Returns
+    -------
+    callable
+        As `neurosae.stimulus_checks.check` takes it.
+    """
+    last = Site(language_model.n_blocks - 1)
+
+    def nats(texts: Sequence[str]) -> NDArray[np.float64]:
+        ids = language_model.token_ids(texts)
+        is_long_S = np.array([len(row) > LONG for row in ids])
+        nats_S = np.empty(len(ids))
+        for rows, at_once in ((np.flatnonzero(~is_long_S), BATCH), (np.flatnonzero(is_long_S), 1)):
+            if len(rows):
+                endings = Endings(language_model, [ids[i] for i in rows], [1] * len(rows), last, batch_size=at_once)
+                nats_S[rows] = -endings.log_p()[0]
+        return nats_S
+
+    return nats
 
 
 def confound_table(sides: Sides, tokenizer: Any = None, surprisal: Surprisal | None = None) -> pd.DataFrame:

@@ -112,7 +112,7 @@ def point_map(
     ----------
     position_N2 : ndarray of shape (N, 2)
     labels_N : array of N str
-        The empty label is drawn grey and below the others.
+        In the order of their colours; the empty label is drawn grey and below the others.
     title : str
     measured : Separation
     ax : Axes, optional
@@ -130,7 +130,7 @@ def point_map(
         raise UserError(f"{len(labels_N)} labels for {len(position_N2)} points", where="map of points")
     ax = axes_or_new(ax, 5, 4.6)
     labels_N = np.asarray(labels_N)
-    names = sorted({str(name) for name in labels_N} - {""})
+    names = [str(name) for name in dict.fromkeys(labels_N) if name != ""]
     rest = labels_N == ""
     if rest.any():
         ax.scatter(position_N2[rest, 0], position_N2[rest, 1], s=3, color="0.8", label=f"other (n = {rest.sum():,})")

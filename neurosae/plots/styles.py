@@ -114,7 +114,9 @@ def style_firing(table: pd.DataFrame, styles: Sequence[str], ax: Axes | None = N
         ax.axhline(edge + 0.5, color="white", lw=1.5)
     ax.text(len(styles) - 0.4, -1.0, "purity [95 %]", fontsize=7, va="center")
     ax.set_ylabel("style that chose it, latent")
-    ax.set_title(f"chosen on other topics; n = {table['n_topics'].iloc[0]} topics shown", loc="left", fontsize=9)
+    ax.set_title(
+        f"chosen on other topics, same wordings; n = {table['n_topics'].iloc[0]} topics shown", loc="left", fontsize=9
+    )
     return ax
 
 

@@ -109,7 +109,7 @@ def decoding_profile(
     table : DataFrame
         From `neurosae.sweep.decode_by_block`, with a column `representation` ('raw', 'sae', 'bag_of_words').
     found : Emergence, optional
-        Adds the peak, with the interval of where it lies, and the first block above the embeddings.
+        Adds the peak, with the interval of where it lies, and the first block above the embeddings (and above chance).
     alpha : float, default 0.05
         Level of `p_fwe` for the dots.
     ax : Axes, optional
@@ -141,7 +141,7 @@ def decoding_profile(
     ax.axhline(0.5, color="0.4", lw=1, ls=":")
     _mark(ax, marks, alpha)
     if found is not None:
-        _locate(ax, found, alpha)
+        _locate(ax, found, everything.loc[everything["p_fwe"] <= alpha, "block"].tolist(), alpha)
     ax.set_ylabel("held-out AUROC")
     write_title(ax, f"Decoding (dots: p ≤ {alpha:g}, largest AUROC over blocks; band: 95 %; n = {shown['n'].iloc[0]})")
     return _finish(ax, shown["block"])
@@ -264,17 +264,18 @@ def _mark(ax: Axes, rows_by_name: Mapping[str, tuple[str, pd.DataFrame]], alpha:
     ax.set_ylim(low - (len(rows_by_name) + 0.3) * step, high)
 
 
-def _locate(ax: Axes, found: Emergence, alpha: float) -> None:
+def _locate(ax: Axes, found: Emergence, above_chance: list[int], alpha: float) -> None:
     """Peak with its interval above the curves; the first block above the embeddings as a line."""
     low, high = ax.get_ylim()
     ax.set_ylim(low, high + 0.08 * (high - low))
     y = high + 0.03 * (high - low)
-    for name, place, marker in (("peak", found.peak, "v"), ("half of the rise from emb.", found.half_rise, "|")):
+    places = [("peak", found.peak, "v"), ("half of the rise from emb.", found.half_rise, "|")]
+    for name, place, marker in places[: 1 if found.peak.block == EMBEDDING else 2]:
         label = f"{name}: {_short(place.block)} (95 % {_short(place.low)} to {_short(place.high)})"
         ax.plot(_x([place.low, place.high]), [y, y], color=_BLACK, lw=1.2)
         ax.plot(_x([place.block]), [y], marker, ms=7, color=_BLACK, ls="none", label=label)
         y += 0.03 * (high - low)
-    first = found.first_above(alpha)
+    first = found.first_above(above_chance, alpha)
     if first is not None:
         ax.axvline(first, color=PALETTE["embeddings"], lw=1.2, ls="-.", label=f"first above emb.: {first}")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from neurosae.prompt_styles.answers import Judged, graded, judge_blind, likelihood, relations, write_answers
-from neurosae.prompt_styles.comparing import compare_styles, style_means
+from neurosae.prompt_styles.comparing import apart_in_wordings, compare_styles, style_means
 from neurosae.prompt_styles.crossing import Crossing, cross
 from neurosae.prompt_styles.differences import beyond_controls, style_differences
 from neurosae.prompt_styles.firing import (
@@ -13,7 +13,7 @@ from neurosae.prompt_styles.firing import (
     separators,
     unique_latents,
 )
-from neurosae.prompt_styles.pools import MEASURES, POOLS, Pool, make_pools, per_topic, read_pools
+from neurosae.prompt_styles.pools import MEASURES, POOLS, Pool, make_pools, per_topic, per_wording, read_pools
 
 __all__ = [
     "MEASURES",
@@ -21,6 +21,7 @@ __all__ = [
     "Crossing",
     "Judged",
     "Pool",
+    "apart_in_wordings",
     "beyond_controls",
     "compare_styles",
     "cross",
@@ -31,6 +32,7 @@ __all__ = [
     "likelihood",
     "make_pools",
     "per_topic",
+    "per_wording",
     "read_pools",
     "relations",
     "separating_latents",

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy import stats
 
 from neurosae.autointerp.calibration import weighted_auc
 from neurosae.autointerp.judges import GradeRequest, Judge
@@ -208,14 +209,18 @@ def relations(table: pd.DataFrame, *, n: int = 2000, seed: int = 0) -> pd.DataFr
     table : DataFrame
         `topic` and two or more columns of numbers.
     n, seed : int, default 2000 and 0
-        Resamples of topics, and shufflings within topics.
+        Shufflings within topics.
 
     Returns
     -------
     DataFrame, one row per pair of columns
-        `first`, `second`, `r`; `partial`, `low`, `high` (95 %, percentile bootstrap over topics, too narrow with few:
-        trust p), `p` (residuals of `first` shuffled within topics; Freedman & Lane 1983), `p_holm` (over the rows), `n`
-        rows, `n_topics`, `reason` (why there is no value: r and partial are 0 and p is 1 then).
+        `first`, `second`, `r`; `partial`, `low`, `high` (95 %, Fisher's z with the standard error of the shuffled
+        residuals), `p` (residuals of `first` shuffled within topics; Freedman & Lane 1983), `p_holm` (over the
+        rows with a value), `n` rows, `n_topics`, `reason` (why there is no value: r and partial are 0 and p is 1 then).
+
+    Notes
+    -----
+    Test and interval take residuals as exchangeable within a topic.
 
     Examples
     --------
@@ -246,40 +251,37 @@ def relations(table: pd.DataFrame, *, n: int = 2000, seed: int = 0) -> pd.DataFr
         columns_SK = values_SK[:, [i, j, *held]] / spread_K[[i, j, *held]]
         rows.append(row | _relation(columns_SK, topic_S, n, seed) | {"reason": ""})
     found = pd.DataFrame(rows)
-    return found.assign(p_holm=holm(found["p"]))[
-        ["first", "second", "r", "partial", "low", "high", "p", "p_holm", "n", "n_topics", "reason"]
-    ]
+    tested = found["reason"] == ""
+    found["p_holm"] = 1.0
+    if tested.any():
+        found.loc[tested, "p_holm"] = holm(found.loc[tested, "p"])
+    return found[["first", "second", "r", "partial", "low", "high", "p", "p_holm", "n", "n_topics", "reason"]]
 
 
 def _relation(columns_SK: Array, topic_S: NDArray[np.intp], n: int, seed: int) -> dict[str, float]:
     """Correlation of the first two columns, plain and given the others."""
-    x_S, y_S = (column_S - _explained(columns_SK[:, 2:], column_S) for column_S in columns_SK[:, :2].T)
-    null = []
-    for draw in range(n):
-        shuffled_S = _within(x_S, topic_S, np.random.default_rng([seed, draw]))
-        null.append(_correlation(shuffled_S - _explained(columns_SK[:, 2:], shuffled_S), y_S))
-    interval = bootstrap_interval(
-        lambda weights_BS: _partial(columns_SK, weights_BS), topic_S, n=n, seed=seed, method="percentile"
-    )
+    left_SH, size_H, _ = np.linalg.svd(columns_SK[:, 2:], full_matrices=False)
+    basis_SH = left_SH[:, size_H > 1e-10]
+    x_S, y_S = (column_S - basis_SH @ (basis_SH.T @ column_S) for column_S in columns_SK[:, :2].T)
+    shuffled_BS = np.array([_within(x_S, topic_S, np.random.default_rng([seed, draw])) for draw in range(n)])
+    shuffled_BS -= shuffled_BS @ basis_SH @ basis_SH.T
+    partial = float(_correlations(x_S[None], y_S)[0])
+    null_B = _correlations(shuffled_BS, y_S)
+    low, high = _interval(partial, null_B)
     return {
-        "r": float(_partial(columns_SK[:, :2], np.ones((1, len(x_S))))[0]),
-        "partial": float(interval.estimate),
-        "low": float(interval.low),
-        "high": float(interval.high),
-        "p": float(permutation_p(_correlation(x_S, y_S), np.array(null), "two-sided")),
+        "r": float(_correlations(columns_SK[:, 0][None], columns_SK[:, 1])[0]),
+        "partial": partial,
+        "low": low,
+        "high": high,
+        "p": float(permutation_p(partial, null_B, "two-sided")),
     }
 
 
-def _partial(columns_SK: Array, weights_BS: Array) -> Array:
-    """Partial correlation of the first two columns given the others, for many resamples; NaN where undefined."""
-    covariance_BKK = np.einsum("bs,sk,sl->bkl", weights_BS, columns_SK, columns_SK, optimize=True)
-    inverse_BKK = np.linalg.pinv(covariance_BKK, hermitian=True)
-    scale_B = inverse_BKK[:, 0, 0] * inverse_BKK[:, 1, 1]
-    return np.where(scale_B > 1e-24, -inverse_BKK[:, 0, 1] / np.sqrt(np.where(scale_B > 1e-24, scale_B, 1)), np.nan)
-
-
-def _explained(held_SK: Array, column_S: Array) -> Array:
-    return held_SK @ np.linalg.lstsq(held_SK, column_S, rcond=None)[0] if held_SK.shape[1] else np.zeros_like(column_S)
+def _interval(r: float, null_B: Array) -> tuple[float, float]:
+    """95 % interval of a correlation: Fisher's z, with the standard error that it has where nothing is related."""
+    z, *z_B = np.arctanh(np.clip([r, *null_B], -1 + 1e-15, 1 - 1e-15))
+    half = stats.norm.ppf(0.975) * float(np.sqrt(np.mean(np.square(z_B))))
+    return (float(np.tanh(z - half)), float(np.tanh(z + half))) if half > 0 else (-1.0, 1.0)
 
 
 def _within(column_S: Array, topic_S: NDArray[np.intp], rng: np.random.Generator) -> Array:
@@ -289,6 +291,7 @@ def _within(column_S: Array, topic_S: NDArray[np.intp], rng: np.random.Generator
     return shuffled_S
 
 
-def _correlation(x_S: Array, y_S: Array) -> float:
-    length = float(np.linalg.norm(x_S) * np.linalg.norm(y_S))
-    return float(x_S @ y_S) / length if length > 0 else 0.0
+def _correlations(x_BS: Array, y_S: Array) -> Array:
+    """Cosines [B], which are correlations of columns without a mean; 0 where nothing is left of one."""
+    length_B = np.linalg.norm(x_BS, axis=1) * np.linalg.norm(y_S)
+    return x_BS @ y_S / np.where(length_B > 1e-12, length_B, np.inf)

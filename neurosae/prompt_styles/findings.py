@@ -16,7 +16,7 @@ def of_active_latents(comparisons: pd.DataFrame, baseline: str, controls: Sequen
     Parameters
     ----------
     comparisons : DataFrame
-        From `compare_styles`, with `pool`.
+        From `compare_styles`, with `pool` and `wordings_apart`.
     baseline : str
     controls : sequence of str
     """
@@ -27,14 +27,21 @@ def of_active_latents(comparisons: pd.DataFrame, baseline: str, controls: Sequen
             continue
         change = _difference(rows, style, baseline)
         said = f"{style} {change['difference']:+.2f} [{change['low']:.2f}, {change['high']:.2f}]"
-        parts.append(said + ("" if change["p_fwe"] < ALPHA else " (not significant)"))
+        if change["p_fwe"] >= ALPHA:
+            said += " (not significant)"
+        elif not change["wordings_apart"]:
+            said += " (not in every wording)"
+        parts.append(said)
     moved = [control for control in controls if _difference(rows, control, baseline)["p_fwe"] < ALPHA]
     warning = (
         f" What says nothing ({_listed(moved)}) moves it as well: such a difference alone is no effect of what is said."
         if moved
         else ""
     )
-    return f"Active latents per token of the same question, against {baseline}: {', '.join(parts)}.{warning}"
+    return (
+        f"Active latents per token of the same question, against {baseline} (95 % over topics, in these wordings): "
+        f"{', '.join(parts)}.{warning}"
+    )
 
 
 def of_separators(separators: pd.DataFrame, controls: Sequence[str]) -> str:
@@ -77,7 +84,7 @@ def of_separation(separation: pd.DataFrame) -> str:
     if not rows["valid"].all():
         return f"Separation was not measured: {rows.loc[~rows['valid'], 'reason'].iloc[0]}."
     said = {
-        new: " and ".join(f"{row.knn_accuracy:.2f} ({row.space})" for row in here.itertuples())
+        new: " and ".join(f"{row.knn_accuracy:.2f} ({row.space}{_p_of(row)})" for row in here.itertuples())
         for new, here in rows.groupby("new")
     }
     return (
@@ -98,13 +105,17 @@ def of_answers(relations: pd.DataFrame, verdict: str) -> str:
     )
 
 
+def _p_of(row: Any) -> str:
+    return f", p {row.p:.2g}" if row.new == "wording" else ""
+
+
 def _difference(rows: pd.DataFrame, style: str, against: str) -> dict[str, Any]:
     """One row of a table of pairs, whichever way round it stands there."""
     here = rows[(rows["style"] == style) & (rows["against"] == against)]
     if len(here):
-        return dict(here[["difference", "low", "high", "p_fwe"]].iloc[0])
+        return dict(here[["difference", "low", "high", "p_fwe", "wordings_apart"]].iloc[0])
     there = rows[(rows["style"] == against) & (rows["against"] == style)].iloc[0]
-    return {"difference": -there["difference"], "low": -there["high"], "high": -there["low"], "p_fwe": there["p_fwe"]}
+    return dict(there) | {"difference": -there["difference"], "low": -there["high"], "high": -there["low"]}
 
 
 def _listed(names: Sequence[str]) -> str:

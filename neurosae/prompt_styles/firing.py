@@ -135,8 +135,9 @@ def separating_latents(rates_CVF: Array, styles: tuple[str, ...]) -> pd.DataFram
 
 def _counts(always_WF: NDArray[np.bool_], never_WF: NDArray[np.bool_], n_styles: int) -> tuple[Array, Array]:
     """Found and surviving separators of every ordered pair of styles [C, C]."""
-    sums = [edge.reshape(n_styles, -1, edge.shape[1]).sum(axis=1) for edge in (always_WF, never_WF)]
     n_wordings = len(always_WF) // n_styles
+    shape = n_styles, n_wordings, always_WF.shape[1]
+    sums = [edge.reshape(shape).sum(axis=1) for edge in (always_WF, never_WF)]
     # With one miss a latent is found in the one of V choices that holds the miss out.
     found = [(each == n_wordings) + (each == n_wordings - 1) / n_wordings for each in sums]
     full = [(each == n_wordings).astype(np.float64) for each in sums]
@@ -193,8 +194,7 @@ def firing_table(
     table = pd.DataFrame({"style": [style for style, _, _ in rows], "latent": latents})
     for c, style in enumerate(crossing.styles):
         table[style] = shares_CK[c]
-    purity = [_purity(shown_CIK[:, :, k], own[k], n, seed) for k in range(len(rows))]
-    return pd.concat([table, pd.DataFrame(purity)], axis=1).assign(n_topics=shown_CIK.shape[1])
+    return pd.concat([table, _purity(shown_CIK, own, n, seed)], axis=1).assign(n_topics=shown_CIK.shape[1])
 
 
 def _rates(maximum_SF: sp.csr_array, crossing: Crossing, use_S: NDArray[np.bool_]) -> Array:
@@ -207,18 +207,23 @@ def _rates(maximum_SF: sp.csr_array, crossing: Crossing, use_S: NDArray[np.bool_
     return np.asarray(fires / np.bincount(crossing.style_S[rows])[:, None], dtype=np.float64)
 
 
-def _purity(share_CI: Array, own: int, n: int, seed: int) -> dict[str, float | str]:
-    """Purity of one latent from its firing share by style and topic, with an interval over topics."""
+def _purity(share_CIK: Array, own_K: NDArray[np.intp], n: int, seed: int) -> pd.DataFrame:
+    """Purity of latents from their firing shares by style and topic, with intervals over topics."""
+    n_firing_K = (share_CIK.sum(axis=0) > 0).sum(axis=0)
+    latents = np.arange(len(own_K))
 
     def purity(weights_BI: Array) -> Array:
-        share_BC = weights_BI @ share_CI.T
-        return share_BC[:, own] / share_BC.sum(axis=1)
+        share_CBK = weights_BI @ share_CIK
+        total_BK = share_CBK.sum(axis=0)
+        return share_CBK[own_K, :, latents].T / np.where(total_BK > 0, total_BK, np.inf)
 
-    n_firing = int((share_CI.sum(axis=0) > 0).sum())
-    if n_firing == 0:
-        return {"purity": 0.0, "low": 0.0, "high": 1.0, "reason": "silent in the topics shown"}
-    if n_firing < MIN_GROUPS:
-        value = float(purity(np.ones((1, share_CI.shape[1])))[0])
-        return {"purity": value, "low": 0.0, "high": 1.0, "reason": f"fires in fewer than {MIN_GROUPS} topics"}
-    interval = bootstrap_interval(purity, np.arange(share_CI.shape[1]), n=n, seed=seed)
-    return {"purity": float(interval.estimate), "low": float(interval.low), "high": float(interval.high), "reason": ""}
+    value_K = purity(np.ones((1, share_CIK.shape[1])))[0]
+    few = f"fires in fewer than {MIN_GROUPS} topics"
+    reason_K = np.where(n_firing_K == 0, "silent in the topics shown", np.where(n_firing_K < MIN_GROUPS, few, ""))
+    low_K, high_K = np.zeros(len(own_K)), np.ones(len(own_K))
+    if len(measured := np.flatnonzero(reason_K == "")):
+        interval = bootstrap_interval(
+            lambda weights_BI: purity(weights_BI)[:, measured], np.arange(share_CIK.shape[1]), n=n, seed=seed
+        )
+        low_K[measured], high_K[measured] = interval.low, interval.high
+    return pd.DataFrame({"purity": value_K, "low": low_K, "high": high_K, "reason": reason_K})

@@ -188,3 +188,8 @@ def _pool(name: str, latents: Responses, neurons: Responses, crossing: Crossing,
 def per_topic(pool: Pool, names: Sequence[str] = tuple(MEASURES)) -> dict[str, NDArray[np.float64]]:
     """Each measure by style and topic [C, I], the mean over wordings: topics are what was sampled."""
     return {name: pool.measures_S[name].to_numpy().reshape(pool.crossing.shape).mean(axis=1) for name in names}
+
+
+def per_wording(pool: Pool, names: Sequence[str] = tuple(MEASURES)) -> dict[str, NDArray[np.float64]]:
+    """Each measure by style and wording [C, V], the mean over topics: does a difference hold in every wording?"""
+    return {name: pool.measures_S[name].to_numpy().reshape(pool.crossing.shape).mean(axis=2) for name in names}

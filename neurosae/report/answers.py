@@ -81,8 +81,8 @@ def _open(topic: Topic, text: str, word: str = "undecided") -> Answer:
     return Answer(*topic, "open", "?", word, text)
 
 
-def _none(topic: Topic, text: str) -> Answer:
-    return Answer(*topic, "none", "–", "not asked", text)
+def _none(topic: Topic, text: str, word: str = "not asked") -> Answer:
+    return Answer(*topic, "none", "–", word, text)
 
 
 def _decoding(run: RunData, card: pd.DataFrame) -> Answer:
@@ -136,7 +136,7 @@ def _retrieval(card: pd.DataFrame) -> Answer:
         return _none(topic, "The stage “discover” did not run.")
     methods = card[~card["control"].astype(bool) & card["discovery_ap"].notna()]
     if methods.empty:
-        return _none(topic, _first_reason(card, "discovery_reason"))
+        return _none(topic, _first_reason(card, "discovery_reason"), "not measured")
     largest, decoder = _top(methods, "discovery_ap"), best_variant(card) or {}
     chance = largest["discovery_chance"]
     text = (
@@ -164,7 +164,7 @@ def _explanation(card: pd.DataFrame) -> Answer:
         return _none(topic, "The stage “explain” did not run.")
     graded = card[card["target_score"].notna() & ~card["control"].astype(bool)]
     if graded.empty:
-        return _none(topic, _first_reason(card, "explanation_reason"))
+        return _none(topic, _first_reason(card, "explanation_reason"), "not measured")
     best = _top(graded, "auroc")
     beyond = graded[(graded["target_p"] <= ALPHA) & (graded["target_p_random"] <= ALPHA)]
     text = (
@@ -183,7 +183,7 @@ def _causal(card: pd.DataFrame) -> Answer:
         return _none(topic, "The stage “steer” did not run.")
     steered = card[card["causal_shift"].notna() & ~card["control"].astype(bool)]
     if steered.empty:
-        return _none(topic, _first_reason(card, "causal_reason"))
+        return _none(topic, _first_reason(card, "causal_reason"), "not measured")
     best = _top(steered, "auroc")
     towards = steered[steered["causal_low"] > 0]
     beyond = towards[towards["causal_p_random"] <= ALPHA]

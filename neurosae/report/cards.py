@@ -81,7 +81,7 @@ def _card(card: Mapping[str, Any], sides: list[str]) -> Card:
         chosen_by=", ".join(chosen),
         facts=facts,
         histogram=histogram(card.get("histogram") or {}, sides),
-        texts=_texts(card),
+        texts=_texts(card, sides),
         neighbours=[(str(n["feature"]), number(n["cosine"])) for n in card.get("neighbours") or []],
         promoted=_tokens(logits.get("promoted")),
         suppressed=_tokens(logits.get("suppressed")),
@@ -99,8 +99,12 @@ def _token(text: str) -> str:
     return visible(text).replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥")
 
 
-def _texts(card: Mapping[str, Any]) -> list[tuple[str, list[Text]]]:
-    """Texts by where they come from; one scale of shades for the whole card."""
+def _texts(card: Mapping[str, Any], sides: list[str]) -> list[tuple[str, list[Text]]]:
+    """Texts by where they come from; one scale of shades for the whole card.
+
+    A neuron has no zero to be strong from: its texts are those furthest towards the target.
+    """
+    towards = f" furthest towards “{sides[0]}”" if card["representation"] == "raw" and card.get("direction") else ""
     texts = card.get("texts") or []
     strongest = max(
         (abs(span[2]) for text in texts for span in text.get("tokens") or [] if is_number(span[2])), default=0.0
@@ -108,7 +112,8 @@ def _texts(card: Mapping[str, Any]) -> list[tuple[str, list[Text]]]:
     groups: dict[str, list[Text]] = {}
     for text in texts:
         corpus = text.get("where") == "corpus"
-        heading = "Strongest graded sentences" if corpus else f"Strongest stimuli, “{text.get('side')}”"
+        heading = "graded sentences" if corpus else f"stimuli of “{text.get('side')}”"
+        heading = heading[0].upper() + heading[1:] + towards if towards else f"Strongest {heading}"
         grade = text.get("grade")
         source = f"grade {grade} of 3" if corpus and grade is not None else ""
         shown = heat_map(str(text["text"]), text.get("tokens"), strongest)
@@ -184,8 +189,9 @@ def steered_about(run: RunData) -> str:
         return str(found.get("reason") or "")
     shift, probe = found.get("shift") or {}, found.get("probe") or {}
     text = (
-        f"{names(found['variant'])} clamped at dose {found['dose']}, {found['n_tokens']} tokens, the seed the same for "
-        f"all; the variant of the largest shift, {estimate(shift, 'shift', 'low', 'high', sign=True)} nats per token. "
+        f"Steered by {names(found['variant'])}, clamped at dose {found['dose']}: the variant of the largest shift, "
+        f"{estimate(shift, 'shift', 'low', 'high', sign=True)} nats per token: the best of many, hence optimistic. "
+        f"Always the likeliest token, {found['n_tokens']} at most, so that only the clamping differs. "
     )
     if probe:
         text += (

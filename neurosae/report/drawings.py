@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -80,8 +80,8 @@ def histogram(found: Mapping[str, Any], sides: Sequence[str]) -> Markup:
         told = f"{side} (n = {n}" + (f", {silent} silent)" if silent is not None else ")")
         parts.append(_text(pad, 11 if sign < 0 else height - 18, told, "start"))
     parts += [
-        _text(pad, height - 3, f"{edges[0]:.3g}", "start"),
-        _text(width - pad, height - 3, f"{edges[-1]:.3g}", "end"),
+        _text(pad, height - 3, f"{edges[0]:.3g}".replace("-", "−"), "start"),
+        _text(width - pad, height - 3, f"{edges[-1]:.3g}".replace("-", "−"), "end"),
     ]
     parts += [_text(width / 2, height - 3, "pooled activation"), _text(pad - 4, middle - reach + 4, str(most), "end")]
     words = "Histogram of the activation per stimulus: " + ", ".join(
@@ -90,15 +90,15 @@ def histogram(found: Mapping[str, Any], sides: Sequence[str]) -> Markup:
     return _svg("chart", width, height, words, parts)
 
 
-def block_profile(rows: Sequence[Mapping[Any, Any]], here: Any = None) -> Markup:
-    """Number of significant features in every block, the run's own block marked.
+def block_profile(rows: Sequence[Mapping[Any, Any]], here: Collection[Any] = ()) -> Markup:
+    """Number of significant features in every block, those of the run marked.
 
     Parameters
     ----------
     rows : sequence of mapping
         `block`, `n_features`, `n_significant` (corrected over all blocks), `n_significant_within` (within each block).
-    here : int, optional
-        The block of the run.
+    here : collection of int
+        Blocks that the run has read.
     """
     width, height, pad = 720, 210, 40
     names = [name for name in ("n_significant_within", "n_significant") if name in rows[0]]
@@ -109,7 +109,7 @@ def block_profile(rows: Sequence[Mapping[Any, Any]], here: Any = None) -> Markup
     parts += [_text(pad - 6, base + 4, "0", "end"), _text(width / 2, height - 2, "block")]
     every = max(1, -(-len(rows) // 16))
     for i, row in enumerate(rows):
-        x, mark = pad + i * step, " here" if row["block"] == here else ""
+        x, mark = pad + i * step, " here" if row["block"] in here else ""
         words = f"block {row['block']}: {row['n_significant']} of {row['n_features']} features significant"
         for name, look in zip(names, ("pale", "bar")[-len(names) :], strict=True):
             grown = tall * int(row[name]) / most

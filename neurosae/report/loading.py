@@ -51,6 +51,8 @@ class RunData:
         PNG files by name.
     explanations : list of dict
         Every explanation with its words.
+    refused : dict of str to str
+        Why the stage `evidence` could not make a file, by its name without ending (``tables/map_blocks``).
     """
 
     path: Path
@@ -60,6 +62,7 @@ class RunData:
     evidence: dict[str, Any] = field(default_factory=dict)
     figures: dict[str, Path] = field(default_factory=dict)
     explanations: list[dict[str, Any]] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
 
     def table(self, name: str) -> pd.DataFrame:
         """A table, or an empty one."""
@@ -91,6 +94,8 @@ class RunData:
         folder, _, name = kept.partition("/")
         if name in (self.tables if folder == "tables" else self.evidence):
             return ""
+        if kept in self.refused:
+            return f"It could not be made of these stimuli: {self.refused[kept]}."
         stage, stages = STAGE_OF.get(kept, "evidence"), self.manifest.get("stages", [])
         if kept not in _SCORES and stage not in stages:
             return f"This run was made without the stage “{stage}” (--stages {' '.join([*stages, stage])})."
@@ -126,6 +131,7 @@ def load_run(path: Path) -> RunData:
         evidence=evidence,
         figures={file.stem: file for file in sorted((path / "figures").glob("*.png"))},
         explanations=_list(path / "explanations.json"),
+        refused=_refused(path / "evidence" / "missing.json"),
     )
 
 
@@ -194,6 +200,13 @@ def _object(path: Path) -> dict[str, Any] | None:
     if found is not None and not isinstance(found, dict):
         raise _damaged(path, "a JSON object was expected")
     return found
+
+
+def _refused(path: Path) -> dict[str, str]:
+    reasons = (_object(path) or {}).get("reasons", {})
+    if not isinstance(reasons, dict):
+        raise _damaged(path, "reasons by file were expected")
+    return {str(name): str(reason) for name, reason in reasons.items()}
 
 
 def _list(path: Path) -> list[dict[str, Any]]:

@@ -68,7 +68,7 @@ def _stimuli(run: RunData) -> str:
 def _features(run: RunData, grid: dict[str, Any]) -> str:
     source, sae = run.configuration.get("source", {}), run.about("sae") or {}
     name = sae.get("name") if isinstance(sae, dict) else sae
-    blocks = ", ".join(map(str, grid.get("blocks", [])))
+    blocks = ("blocks " if len(grid.get("blocks", [])) > 1 else "block ") + ", ".join(map(str, grid.get("blocks", [])))
     facts = []
     if isinstance(sae, dict):
         facts = [f"{label} {number(sae[key], digits)}" for key, label, digits in
@@ -79,7 +79,7 @@ def _features(run: RunData, grid: dict[str, Any]) -> str:
     chosen = f"{_plural(grid.get('representations', []))} were chosen by {selectors}"
     return (
         f"Activations of {run.model} ({source.get('dtype', 'float32')}) were taken from "
-        f"the residual stream after block {blocks} and pooled over tokens ({', '.join(grid.get('poolings', []))})"
+        f"the residual stream after {blocks} and pooled over tokens ({', '.join(grid.get('poolings', []))})"
         + (f"; sparse codes are those of the autoencoder {name}{described}" if name else "")
         + f". {chosen}, with k = {ks} features, and combined by small linear ensembles "
         f"({', '.join(grid.get('ensembles', []))})."
@@ -103,18 +103,20 @@ def _validation(settings: dict[str, Any]) -> str:
 
 
 def _later(run: RunData) -> str:
-    stages, judge = run.manifest.get("stages", []), run.evidence.get("about", {}).get("judge") or {}
+    """Only what has given a number: a stage may have run and found nothing that it could measure."""
+    card, judge = run.card, run.evidence.get("about", {}).get("judge") or {}
+    measured = {name for name in card if card[name].notna().any()}
     parts = []
-    if "discover" in stages:
+    if "discovery_ap" in measured:
         parts.append("Variants ranked graded sentences; average precision is given with BCa intervals over sentences.")
-    if "explain" in stages:
+    if "target_score" in measured:
         who = judge.get("name") if isinstance(judge, dict) else None
         parts.append(
             "The strongest sentences were halved, one half explained, the other graded"
             + (f" by {who}" if who else "")
             + ", against shuffled set labels and random features."
         )
-    if "steer" in stages:
+    if "causal_shift" in measured:
         parts.append(
             "Selected features were clamped while the model read held-out pairs; the shift of the preference for the "
             "target ending was compared with random directions of the same norm."
@@ -130,7 +132,11 @@ def _evidence(run: RunData) -> str:
             "statistic (max-T) within each block and over all of them."
         )
     if "reliability" in run.tables:
-        parts.append("Reliability is that over disjoint halves of the items.")
+        parts.append(
+            "Reliability over items is 1 - 1/t² for held-out decisions and single features (Hoyt 1941), with intervals "
+            "from the noncentral t (Steiger 2004), and for maps the mean correlation between halves of the items, "
+            "stepped up to all (Spearman 1910)."
+        )
     if "rsa" in run.evidence:
         parts.append(
             "Model RDMs were compared with those of the representations; intervals resample items, p permutes stimuli "

@@ -78,12 +78,11 @@ def write_page(run: RunData, out: Path | None = None) -> Path:
 
 
 def render(run: RunData) -> str:
-    """The page as one string."""
+    """The page as one string; marks that turn text around, hide it or cannot be written stand there by name."""
     environment = Environment(
         loader=PackageLoader("neurosae.report"),
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -91,14 +90,11 @@ def render(run: RunData) -> str:
     style, script = _asset("style.css"), _asset("report.js")
     across = ACROSS in run.tables
     content = _across(run) if across else _single(run)
-    return environment.get_template("across.html" if across else "run.html").render(
+    template = environment.get_template("across.html" if across else "run.html")
+    page = template.render(
         style=Markup(style), script=Markup(script), policy=_policy(style, script), run=run, **content
     )
-
-
-def _shown(value: Any) -> Any:
-    """What a template puts out: marks that turn text around by name; escaping comes after."""
-    return visible(value) if type(value) is str else value
+    return visible(page)
 
 
 def _asset(name: str) -> str:
@@ -189,7 +185,7 @@ _OF_BLOCKS = {
 
 def _maps(run: RunData) -> dict[str, Any]:
     blocks, top = run.table("map_blocks"), run.table("map_top")
-    here = run.configuration.get("grid", {}).get("sae_block")
+    here = {row["block"] for row in run.table("variants").to_dict("records") if row["representation"] in ("raw", "sae")}
     return {
         "profile": None if blocks.empty else block_profile(blocks.to_dict("records"), here),
         "map_blocks": None if blocks.empty else tables.plain("map-blocks", "Every block", blocks, _OF_BLOCKS),

@@ -13,6 +13,7 @@ import pandas as pd
 from neurosae import plots
 from neurosae.report.loading import RunData, as_uri, data_uri
 from neurosae.report.tables import TableView, models
+from neurosae.report.texts import visible
 from neurosae.report.wording import LABELS
 
 ALT = {
@@ -85,7 +86,8 @@ def _geometry(name: str, part: dict[str, Any]) -> Geometry:
 
 
 def _drawn(title: str, part: dict[str, Any]) -> Picture:
-    upper, conditions = np.asarray(part["rdm"], dtype=np.float64), part["sides"]
+    upper = np.asarray(part["rdm"], dtype=np.float64)
+    conditions = [visible(side).replace("$", r"\$") for side in part["sides"]]  # dollars would start a formula
     n = len(conditions)
     table_SS = np.zeros((n, n))
     table_SS[np.triu_indices(n, 1)] = upper

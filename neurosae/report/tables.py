@@ -152,7 +152,7 @@ def claims(table: pd.DataFrame, outcome: str | None, name: str) -> TableView:
         Column("claim", said, "claim", wide=True),
         Column("verdict", lambda row: badge(row["verdict"]), "verdict"),
         with_interval("difference [95 %]", "delta", "ci_low", "ci_high", 3, sign=True),
-        Column(f"±{number(reach, 2)}; band: equal", drawn, "delta"),
+        Column(f"±{number(reach, 2)}; band: equal" if reach > 0 else "interval", drawn, "delta"),
         p("p (Holm)", "p_holm"),
         figure("cells", "n_cells", 0),
         figure("contrasts", "n_contrasts", 0),

@@ -14,11 +14,15 @@ LONG = 420
 """Characters from which a text is folded."""
 LEVELS = 9
 """Shades of a heat map; colours come from classes, because the page allows no inline style."""
-_UNSEEN = re.compile("[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
+_UNSEEN = re.compile(
+    "[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff"
+    "\ud800-\udfff\U000e0000-\U000e007f]"
+)
+"""Controls, direction marks, what has no width, half surrogate pairs, tags; the joiner of emoji is none of them."""
 
 
 def visible(text: Any) -> str:
-    """Control and direction marks as names, so that a reader sees what the model has read.
+    """Control, direction and hidden marks as names, so that a reader sees what the model has read.
 
     >>> visible("a\u202eb")
     'a⟨U+202E⟩b'
