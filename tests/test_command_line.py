@@ -138,6 +138,22 @@ def test_how_loud_a_command_is(flags: list[str], out: list[str], err: list[str],
     assert "chatter" not in shown.err or flags == ["--verbose"]
 
 
+@pytest.mark.parametrize(("flags", "times"), [([], 1), (["--quiet"], 0)])
+def test_a_library_with_a_handler_of_its_own_is_heard_once(flags: list[str], times: int, capsys: Any) -> None:
+    library = logging.getLogger("huggingface_hub")
+    handler = logging.StreamHandler(sys.stderr)
+    library.addHandler(handler)
+
+    def work() -> Summary:
+        logging.getLogger("huggingface_hub.files").warning("the hub is slow")
+        return Summary()
+
+    assert command(work, *flags) == 0
+    assert handler in library.handlers
+    library.removeHandler(handler)
+    assert capsys.readouterr().err.count("the hub is slow") == times
+
+
 def test_loudness_ends_with_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     root = logging.getLogger()
     before = root.level, list(root.handlers), logging.getLogger("neurosae").level, os.environ.get("PYTHONWARNINGS")
