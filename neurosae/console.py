@@ -277,7 +277,7 @@ class _Ending:
         command = f"{self.parser.prog} {again}".strip()
         then = "Go on with" if self.parser.resumes else "Start again with"
         left = self.parser.resumes or "It writes its files at the end, so there are none yet."
-        return self._refuse(UserError("Stopped", suggestion=f"{left} {then}: {command}"), INTERRUPTED)
+        return self._refuse(UserError("Stopped", suggestion=f"{left} {then}:\n{command}"), INTERRUPTED)
 
     def _refuse(self, error: UserError, code: int) -> int:
         names = ("what", "where", "allowed", "suggestion")
