@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -229,6 +230,19 @@ def test_only_files_that_exist_are_named(tmp_path: Path) -> None:
     found = Summary(["One."], folder=tmp_path, files={"there.csv": "a table", "gone.csv": "no"}, then=["next"])
     assert found.as_text() == f"One.\n\nEverything is in {tmp_path}\n  there.csv  a table\n\nNext:\n  next"
     assert found.as_text(quiet=True) == f"One.\n{tmp_path}"
+
+
+def test_a_suggested_command_is_understood_and_asks_about_the_same() -> None:
+    given = "--concept 'my set.yaml' --contrast b --model their/model --sae theirs --dtype float16"
+    options = combinatorial.parser().parse_args(shlex.split(given))
+    for module, sae in (("generalise", True), ("discover", True), ("contrast_map", False), ("layer_sweep", False)):
+        said = shared.next_command(module, options, "out", "why", sae=sae)
+        words = shlex.split(said, comments=True)
+        assert words[:3] == ["python", "-m", f"experiments.{module}"]
+        again = importlib.import_module(f"experiments.{module}").parser().parse_args(words[3:])
+        for name in ("concept", "contrast", "model", "dtype", *["sae"] * sae):
+            assert getattr(again, name) == getattr(options, name)
+        assert (again.out, again.device) == (Path("out"), "auto")
 
 
 @pytest.mark.slow
