@@ -3,15 +3,18 @@
 ``python -m benchmarks.truth`` draws data whose truth is known and writes three tables, `level.csv`, `coverage.csv` and
 `selectors.csv`. A test fails where its false alarms are too many to be compatible with the nominal .05, at .05 divided
 by the number of checks. Everything depends on `--seed` and `--datasets` only, bitwise the same for any `--jobs`.
+
+Examples
+--------
+python -m benchmarks.truth --write-docs
+python -m benchmarks.truth --datasets 50 --out truth
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +22,10 @@ import pandas as pd
 
 from benchmarks.truth_level import ALPHA, level_and_coverage
 from benchmarks.truth_planted import KS, recall_and_precision
+from neurosae import console
+from neurosae.console import Parser, Summary
+from neurosae.errors import UserError
+from neurosae.files import write_text
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "choosing_a_selector.md"
@@ -87,34 +94,46 @@ def write_page(markdown: dict[str, str], page: Path) -> None:
     page.write_text(text, encoding="utf-8")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.truth", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def parser() -> Parser:
+    """Command-line options."""
+    p = Parser("python -m benchmarks.truth", __doc__)
+    p.add_argument("--datasets", type=int, default=1000, help="per kind of noise")
+    p.add_argument("--jobs", type=int, default=2, help="data sets computed at once; changes no result")
+    p.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
+    p.output.add_argument(
+        "--out", type=Path, default=ROOT / "results" / "truth", help="folder of the tables (default: results/truth)"
     )
-    parser.add_argument("--datasets", type=int, default=1000, help="per kind of noise (default: %(default)s)")
-    parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=ROOT / "results" / "truth", help="folder (default: %(default)s)")
-    parser.add_argument("--write-docs", action="store_true", help=f"renew the tables of {PAGE.name}")
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args(arguments)
+    p.output.add_argument("--write-docs", action="store_true", help=f"renew the tables of {PAGE.name}")
+    return p
+
+
+def run(options: argparse.Namespace) -> Summary:
+    """Draw, measure, write."""
     if options.datasets < 2:
-        parser.error("--datasets: integers from 2")
-    started = time.perf_counter()
+        raise UserError(f"{options.datasets} data sets", where="--datasets", allowed="integers from 2")
     found = tables(options.datasets, options.jobs, options.seed)
-    options.out.mkdir(parents=True, exist_ok=True)
     for name, table in found.items():
-        table.to_csv(options.out / f"{name}.csv", index=False, float_format="%.4g")
+        write_text(options.out / f"{name}.csv", table.to_csv(index=False, float_format="%.4g"))
     markdown = as_markdown(found)
     if options.write_docs:
         write_page(markdown, PAGE)
-    if options.json:
-        print(json.dumps({name: table.to_dict("records") for name, table in found.items()}))
-    else:
-        print("\n\n".join(f"{name}\n\n{table}" for name, table in markdown.items()))
-        print(f"\n{(time.perf_counter() - started) / 60:.1f} min")
-    return 0
+    failures = markdown.pop("failures")
+    print("\n\n".join(f"{name}\n\n{table}" for name, table in markdown.items()))
+    return Summary(
+        [failures],
+        {name: table.to_dict("records") for name, table in found.items()},
+        options.out,
+        {
+            "level.csv": "false alarms of every test",
+            "coverage.csv": "how often an interval holds the truth",
+            "selectors.csv": "planted features that every method finds",
+        },
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; exit codes as `neurosae.console` says."""
+    return console.main(parser(), run, arguments)
 
 
 if __name__ == "__main__":

@@ -236,8 +236,9 @@ def run(options: argparse.Namespace) -> Summary:
     ensemble.save(options.out / "ensemble.json")
     about = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
     write_json(options.out / "influence.json", {"options": about, "slope": effect.slope._asdict()})
-    colour = plots.PALETTE[options.representation]
-    ax = dose_response(effect, colour=colour, title=f"{ensemble.concept}, {options.representation}, k = {options.k}")
+    name = options.representation
+    title = f"{ensemble.concept}, {plots.LABELS[name]}, k = {options.k}"
+    ax = dose_response(effect, colour=plots.PALETTE[name], title=title)
     plots.save(ax.figure, options.out / "figures" / "dose_response")
     return _summary(task, effect, table)
 

@@ -118,9 +118,15 @@ def _as_arguments(p: Parser, config: Path) -> list[str]:
     return arguments
 
 
-def add_model(p: Parser, *, default: str | None = models.DEFAULT, dtype: str = "float32") -> None:
-    """Add ``--model``, ``--device``, ``--device-map`` and ``--dtype``."""
-    shown = default or "the one that the SAE names"
+def add_model(
+    p: Parser,
+    *,
+    default: str | None = models.DEFAULT,
+    otherwise: str = "the one that the SAE names",
+    dtype: str = "float32",
+) -> None:
+    """Add ``--model``, ``--device``, ``--device-map`` and ``--dtype``; `otherwise`: which model where none is named."""
+    shown = default or otherwise
     group = p.add_argument_group("language model")
     group.add_argument("--model", default=default, help=f"a Hugging Face name or a folder (default: {shown})")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")

@@ -304,9 +304,10 @@ def _write_difference(options: argparse.Namespace, differences: pd.DataFrame, st
 
 
 def _print(tables: Mapping[str, pd.DataFrame]) -> None:
+    """The tables that fit a screen; separators and controls have a row per pair of styles."""
     titles = dict(PER_POOL) | {"relations": "active latents, lengths and quality within topics, others held"}
     titles |= {"answer_means": "answers of every style"}
-    for name in ("means", "unique", "separators", "controls", "separation", "answer_means", "relations"):
+    for name in ("means", "unique", "separation", "answer_means", "relations"):
         if name in tables:
             body = tables[name].to_string(index=False, float_format=lambda value: f"{value:.3g}")
             print(f"\n{titles[name].capitalize()}\n\n{body}")

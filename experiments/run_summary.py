@@ -44,6 +44,7 @@ def of_contrast(
     best = methods.iloc[0] if len(methods) else tables.variants.iloc[0]
     name = " / ".join(dict.fromkeys([run.stimuli.name, run.contrast]))
     claims = tables.claims[tables.claims["n_cells"] > 0]
+    everything = argparse.Namespace(**vars(options) | {"concept": "all", "contrast": None})
     return Summary(
         [
             f"'{name}' is decoded best by {_variant(best)}: held-out AUROC "
@@ -65,7 +66,7 @@ def of_contrast(
             next_command("layer_sweep", options, "sweep", "from which block on it is there", sae=False),
             next_command("contrast_map", options, "map", "in which features, at which token", sae=False),
             next_command("generalise", options, "transfer", "does it hold for other stimuli"),
-            "python -m experiments.combinatorial --concept all   # do the claims hold across contrasts",
+            next_command("combinatorial", everything, str(options.out), "do the claims hold across contrasts"),
         ],
     )
 

@@ -29,7 +29,7 @@ import pandas as pd
 
 from experiments import options as shared
 from experiments.describe_sae import ordinary_texts
-from neurosae import plots
+from neurosae import models, plots
 from neurosae.console import Parser, Summary
 from neurosae.corpora import identity, read_texts
 from neurosae.dictionary import members
@@ -95,7 +95,7 @@ def parser() -> Parser:
     known.add_argument(
         "--background", type=int, help="ordinary texts that tell which latents are rare (default: all that ship)"
     )
-    shared.add_model(p, default=None)
+    shared.add_model(p, default=None, otherwise=f"that of --shards, else {models.DEFAULT}")
     p.output.add_argument("--out", type=Path, required=True, help="folder for cells, the table and figures")
     return p
 

@@ -41,6 +41,7 @@ exit codes:
   141  nobody reads the output any more (... | head)"""
 _METAVARS: dict[Any, str] = {int: "N", float: "X", Path: "PATH"}
 _COMMON = {"config": 1, "quiet": 2, "verbose": 3, "json": 4, "help": 5}
+_ALOUD = ("huggingface_hub", "datasets")  # libraries that write to stderr themselves
 log = logging.getLogger("neurosae")
 
 
@@ -276,7 +277,7 @@ class _Ending:
         command = f"{self.parser.prog} {again}".strip()
         then = "Go on with" if self.parser.resumes else "Start again with"
         left = self.parser.resumes or "It writes its files at the end, so there are none yet."
-        return self._refuse(UserError("Stopped", suggestion=f"{left} {then}: {command}"), INTERRUPTED)
+        return self._refuse(UserError("Stopped", suggestion=f"{left} {then}:\n{command}"), INTERRUPTED)
 
     def _refuse(self, error: UserError, code: int) -> int:
         names = ("what", "where", "allowed", "suggestion")
@@ -322,11 +323,15 @@ class _Handler(logging.Handler):
 def _voice(options: argparse.Namespace) -> Iterator[None]:
     """Log, warnings, bars and details as loud as asked for; all as it was afterwards."""
     root, bars = logging.getLogger(), logging.getLogger("neurosae.progress")
-    before = root.level, log.level, bars.disabled
+    libraries = [logging.getLogger(name) for name in _ALOUD]
+    before = root.level, log.level, bars.disabled, [library.handlers[:] for library in libraries]
     handler = _Handler()
     plain, timed = "%(message)s", "%(asctime)s %(levelname)s %(name)s: %(message)s"
     handler.setFormatter(logging.Formatter(timed if options.verbose else plain, "%H:%M:%S"))
+    handler.setLevel(logging.ERROR if options.quiet else logging.NOTSET)
     root.addHandler(handler)
+    for library in libraries:
+        library.handlers.clear()
     root.setLevel(logging.INFO if options.verbose else logging.ERROR if options.quiet else logging.WARNING)
     log.setLevel(logging.DEBUG if options.verbose else logging.ERROR if options.quiet else logging.INFO)
     bars.disabled = options.quiet
@@ -343,6 +348,8 @@ def _voice(options: argparse.Namespace) -> Iterator[None]:
             root.setLevel(before[0])
             log.setLevel(before[1])
             bars.disabled = before[2]
+            for library, handlers in zip(libraries, before[3], strict=True):
+                library.handlers[:] = handlers
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ class UserError(Exception):
     allowed : str, optional
         What would have been accepted.
     suggestion : str, optional
-        One thing to do now.
+        One thing to do now. A command to copy stands on a line of its own, without a full stop.
 
     Examples
     --------
@@ -38,7 +38,8 @@ class UserError(Exception):
         if allowed:
             message += f" Allowed: {allowed.rstrip('.')}."
         if suggestion:
-            message += f" {suggestion.rstrip('.')}" + ("" if suggestion.endswith("?") else ".")
+            whole = suggestion.endswith("?") or "\n" in suggestion
+            message += f" {suggestion}" if whole else f" {suggestion.rstrip('.')}."
         super().__init__(message)
 
 

@@ -91,5 +91,5 @@ def _missing_package(name: str) -> UserError | None:
     ]
     what = f'".[{extras[-1]}]"' if extras else "."
     return UserError(
-        f"The package '{package}' is not installed", suggestion=f"Run: pip install -c constraints.txt -e {what}"
+        f"The package '{package}' is not installed", suggestion=f"Run:\npip install -c constraints.txt -e {what}"
     )

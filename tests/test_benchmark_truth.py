@@ -113,7 +113,7 @@ def test_the_command_writes_its_tables_and_the_page(
     page.write_text("before\n<!-- level -->\nold\n<!-- end -->\nbetween\n<!-- recall 8 -->\n<!-- end -->\n")
     monkeypatch.setattr(truth, "PAGE", page)
     assert truth.main(["--datasets", "2", "--jobs", "1", "--out", str(tmp_path), "--write-docs", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    found = json.loads(capsys.readouterr().out)["found"]
     assert set(found) == {"level", "coverage", "selectors"}
     for name, rows in found.items():
         assert len(pd.read_csv(tmp_path / f"{name}.csv")) == len(rows)

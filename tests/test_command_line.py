@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -30,7 +31,13 @@ from neurosae.progress import progress_bar
 
 EXPERIMENTS = Path(capture.__file__).parent
 COMMANDS = sorted(path.stem for path in EXPERIMENTS.glob("*.py") if "__main__" in path.read_text(encoding="utf-8"))
-OTHERS = ["neurosae.stimulus_checks", "neurosae.sae.__main__", "neurosae.models", "neurosae.report.__main__"]
+OTHERS = [
+    "neurosae.stimulus_checks",
+    "neurosae.sae.__main__",
+    "neurosae.models",
+    "neurosae.report.__main__",
+    "benchmarks.truth",
+]
 
 
 def parsers() -> Iterator[tuple[str, Parser]]:
@@ -138,6 +145,22 @@ def test_how_loud_a_command_is(flags: list[str], out: list[str], err: list[str],
     assert "chatter" not in shown.err or flags == ["--verbose"]
 
 
+@pytest.mark.parametrize(("flags", "times"), [([], 1), (["--quiet"], 0)])
+def test_a_library_with_a_handler_of_its_own_is_heard_once(flags: list[str], times: int, capsys: Any) -> None:
+    library = logging.getLogger("huggingface_hub")
+    handler = logging.StreamHandler(sys.stderr)
+    library.addHandler(handler)
+
+    def work() -> Summary:
+        logging.getLogger("huggingface_hub.files").warning("the hub is slow")
+        return Summary()
+
+    assert command(work, *flags) == 0
+    assert handler in library.handlers
+    library.removeHandler(handler)
+    assert capsys.readouterr().err.count("the hub is slow") == times
+
+
 def test_loudness_ends_with_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     root = logging.getLogger()
     before = root.level, list(root.handlers), logging.getLogger("neurosae").level, os.environ.get("PYTHONWARNINGS")
@@ -179,7 +202,7 @@ def test_errors_are_one_message_without_a_traceback(
 ) -> None:
     assert command(raising(error)) == code
     shown = capsys.readouterr()
-    assert shown.out == "" and shown.err.count("\n") == 1
+    assert shown.out == "" and shown.err.count("\n") == 1 + ("pip install" in words)
     assert all(word in shown.err for word in words)
     assert command(raising(error), "--json") == code
     assert json.loads(capsys.readouterr().out)["exit_code"] == code
@@ -189,16 +212,17 @@ def test_errors_are_one_message_without_a_traceback(
 
 def test_which_extra_has_a_missing_package() -> None:
     found = as_user_error(ModuleNotFoundError("no", name="anthropic"))
-    assert found is not None and '".[llm]"' in str(found)
+    assert found is not None
+    assert str(found).endswith('Run:\npip install -c constraints.txt -e ".[llm]"')
 
 
 def test_ctrl_c_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
     work = raising(KeyboardInterrupt())
     assert command(work, "--stone", "3", resumes="Every pebble is on disk.") == 130
     shown = capsys.readouterr().err
-    assert shown == "Stopped. Every pebble is on disk. Go on with: weigh --stone 3.\n"
+    assert shown == "Stopped. Every pebble is on disk. Go on with:\nweigh --stone 3\n"
     assert command(work, "--json") == 130
-    assert "Start again with: weigh --json" in json.loads(capsys.readouterr().out)["error"]["suggestion"]
+    assert "Start again with:\nweigh --json" in json.loads(capsys.readouterr().out)["error"]["suggestion"]
 
 
 def test_only_files_that_exist_are_named(tmp_path: Path) -> None:
@@ -206,6 +230,19 @@ def test_only_files_that_exist_are_named(tmp_path: Path) -> None:
     found = Summary(["One."], folder=tmp_path, files={"there.csv": "a table", "gone.csv": "no"}, then=["next"])
     assert found.as_text() == f"One.\n\nEverything is in {tmp_path}\n  there.csv  a table\n\nNext:\n  next"
     assert found.as_text(quiet=True) == f"One.\n{tmp_path}"
+
+
+def test_a_suggested_command_is_understood_and_asks_about_the_same() -> None:
+    given = "--concept 'my set.yaml' --contrast b --model their/model --sae theirs --dtype float16"
+    options = combinatorial.parser().parse_args(shlex.split(given))
+    for module, sae in (("generalise", True), ("discover", True), ("contrast_map", False), ("layer_sweep", False)):
+        said = shared.next_command(module, options, "out", "why", sae=sae)
+        words = shlex.split(said, comments=True)
+        assert words[:3] == ["python", "-m", f"experiments.{module}"]
+        again = importlib.import_module(f"experiments.{module}").parser().parse_args(words[3:])
+        for name in ("concept", "contrast", "model", "dtype", *["sae"] * sae):
+            assert getattr(again, name) == getattr(options, name)
+        assert (again.out, again.device) == (Path("out"), "auto")
 
 
 @pytest.mark.slow
@@ -292,7 +329,7 @@ def test_ctrl_c_leaves_what_the_same_command_continues(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert "Traceback" not in err and "Go on with: python -m experiments.combinatorial" in err
+    assert "Traceback" not in err and "Go on with:\npython -m experiments.combinatorial" in err
     finished = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("cells/*.json")}
     assert finished
     assert combinatorial.main([*arguments, "--quiet"]) == 0

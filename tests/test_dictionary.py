@@ -438,7 +438,7 @@ def test_separation_says_why_it_is_not_measured() -> None:
 
 def test_maps_say_that_umap_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "umap", None)
-    with pytest.raises(UserError, match=r"neurosae\[maps\]"):
+    with pytest.raises(UserError, match=r"\[maps\]"):
         umap_positions(1 - np.eye(20))
 
 

@@ -26,6 +26,7 @@ from neurosae.prompt_styles import (
     beyond_controls,
     compare_styles,
     cross,
+    findings,
     firing_rates,
     firing_table,
     graded,
@@ -374,6 +375,26 @@ def test_wordings_that_know_nothing_of_styles_are_rarely_told_apart_by_neighbour
         values = rng.normal(size=(16, 8))[over.wording_S] + rng.normal(size=(len(over.table), 8)) / 2
         small_p += p_of_wordings(style_distances(pool(values, over))["latents"], over, n=99) <= 0.05
     assert small_p <= stats.binom.ppf(0.999, 40, 0.05)
+
+
+# What is said
+
+
+def test_sentences_say_what_holds_and_leave_out_what_was_not_measured(rng: np.random.Generator) -> None:
+    over = crossing(8)  # too few topics for folds, wordings enough
+    found = style_separation(style_distances(pool(noise(rng, over, 9), over)), over, n=19).assign(pool="question")
+    assert found.loc[found["new"] == "topic", "p"].tolist() == [1, 1]
+    assert "new topics" not in (said := findings.of_separation(found)) and "a wording never seen" in said
+    value = rng.normal(size=(4, 25)) + np.array([[0], [0], [4], [4]])
+    table = compare_styles({"active": value}, STYLES, n=200)
+    of_wordings = {"active": np.array([[0.0, 1.0], [0.0, 1.0], [3.0, 4.0], [0.5, 9.0]])}
+    table = table.assign(pool="question", wordings_apart=apart_in_wordings(table, of_wordings, STYLES))
+    text = findings.of_active_latents(table, "standard", ["padding"])
+    assert text.count("(not in every wording)") == 1 and text.count("(not significant)") == 1
+    assert "What says nothing" not in text
+    silent = style_differences(pool(noise(rng, over, 9), over), n=19)
+    nothing = beyond_controls(silent.assign(p_fwe=1.0), "standard", ["padding"]).assign(pool="question")
+    assert "expert changes none of 9 latents;" in findings.of_controls(nothing)
 
 
 # Figures

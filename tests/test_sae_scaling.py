@@ -171,7 +171,7 @@ def test_another_request_is_another_cell(tmp_path: Path, monkeypatch: pytest.Mon
         ["--k", "9"],
     ):
         assert trains(*change)
-        assert not trains(*change)
+    assert not trains(*change)
     trains.language_model.fingerprint = "model v2"
     assert trains()
 

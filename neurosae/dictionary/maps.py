@@ -135,7 +135,7 @@ def require_umap() -> Any:
         from umap import UMAP
     except ImportError as error:
         raise UserError(
-            "Maps need umap-learn", where="--umap", suggestion="Install it with: pip install neurosae[maps]"
+            "Maps need umap-learn", where="--umap", suggestion='Run:\npip install -c constraints.txt -e ".[maps]"'
         ) from error
     return UMAP
 

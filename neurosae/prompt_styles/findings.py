@@ -74,22 +74,26 @@ def of_controls(controls_table: pd.DataFrame) -> str:
             for row in of_style.itertuples()
         )
         first = of_style.iloc[0]
-        parts.append(f"{style} changes {first['changed']} of {first['tested']:,} latents ({beyond})")
+        share = f"{first['changed'] or 'none'} of {first['tested']:,} latents"
+        parts.append(f"{style} changes {share}" + (f" ({beyond})" if first["changed"] else ""))
     return f"On the tokens of the same question, max-T: {'; '.join(parts)}."
 
 
 def of_separation(separation: pd.DataFrame) -> str:
     """Neurons against latents, in new topics and in new wordings."""
     rows = separation[separation["pool"] == "question"]
-    if not rows["valid"].all():
-        return f"Separation was not measured: {rows.loc[~rows['valid'], 'reason'].iloc[0]}."
-    said = {
-        new: " and ".join(f"{row.knn_accuracy:.2f} ({row.space}{_p_of(row)})" for row in here.itertuples())
-        for new, here in rows.groupby("new")
-    }
+    measured = rows[rows["valid"]]
+    if measured.empty:
+        return f"Separation was not measured: {rows['reason'].iloc[0]}."
+    where = {"topic": "in new topics", "wording": "in a wording never seen"}
+    said = [
+        " and ".join(f"{row.knn_accuracy:.2f} ({row.space}{_p_of(row)})" for row in here.itertuples())
+        + f" {where[str(new)]}"
+        for new, here in measured.groupby("new")
+    ]
     return (
-        f"Neighbours tell the style from the question's tokens with accuracy {said['topic']} in new topics, "
-        f"{said['wording']} in a wording never seen; chance is {rows['chance'].iloc[0]:.2f}."
+        f"Neighbours tell the style from the question's tokens with accuracy {', '.join(said)}; chance is "
+        f"{measured['chance'].iloc[0]:.2f}."
     )
 
 

@@ -7,6 +7,7 @@ topic) and outside its own wording (new wording). Only the latter says something
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import asdict
 
@@ -56,20 +57,16 @@ def style_separation(
     DataFrame, two rows per space
         `space`, `new` (what neighbours do not share with a prompt: topic or wording), the fields of
         `neurosae.dictionary.maps.Separation`, and `p` of so high a `knn_accuracy` in new wordings if wordings knew
-        nothing of styles (1 for new topics, where neighbours share the words).
+        nothing of styles (1 for new topics, where neighbours share the words, and where nothing was measured).
     """
     labels_S = np.array(crossing.styles, dtype=object)[crossing.style_S]
     groups = {"topic": crossing.topic_S, "wording": crossing.wording_S}
-    rows = [
-        {
-            "space": space,
-            "new": new,
-            **asdict(separation(distance_SS, labels_S, groups_S)),
-            "p": p_of_wordings(distance_SS, crossing, n=n, seed=seed) if new == "wording" else 1.0,
-        }
-        for space, distance_SS in distances.items()
-        for new, groups_S in groups.items()
-    ]
+    rows = []
+    for (space, distance_SS), (new, groups_S) in itertools.product(distances.items(), groups.items()):
+        measured = separation(distance_SS, labels_S, groups_S)
+        tested = new == "wording" and measured.valid
+        p = p_of_wordings(distance_SS, crossing, n=n, seed=seed) if tested else 1.0
+        rows.append({"space": space, "new": new, **asdict(measured), "p": p})
     return pd.DataFrame(rows)
 
 

@@ -77,7 +77,7 @@ def histogram(found: Mapping[str, Any], sides: Sequence[str]) -> Markup:
             words = f"{side}: {count} stimuli between {edges[i]:.3g} and {edges[i + 1]:.3g}"
             parts.append(_bar(name, pad + i * step + 1, middle - tall if sign < 0 else middle, step - 2, tall, words))
         n, silent = found.get("n", {}).get(side), found.get("silent", {}).get(side)
-        told = f"{side} (n = {n}" + (f", {silent} silent)" if silent is not None else ")")
+        told = f"{side} (n = {n}" + (f", {silent} silent)" if silent else ")")
         parts.append(_text(pad, 11 if sign < 0 else height - 18, told, "start"))
     parts += [
         _text(pad, height - 3, f"{edges[0]:.3g}".replace("-", "−"), "start"),

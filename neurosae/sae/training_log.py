@@ -112,5 +112,5 @@ def _open(name: str, folder: Path) -> Sink:
         return LOGS[name](folder)
     except ImportError as error:
         raise UserError(
-            f"{name} is not installed", where="--log", suggestion="Install it with: pip install 'neurosae[logging]'"
+            f"{name} is not installed", where="--log", suggestion='Run:\npip install -c constraints.txt -e ".[logging]"'
         ) from error
