@@ -9,7 +9,6 @@ from pathlib import Path
 import nbclient
 import nbformat
 import numpy as np
-import pytest
 
 NOTEBOOK = Path(__file__).parents[1] / "docs" / "from_yaml_to_claim.ipynb"
 NUMBER = r"[-+]?\d+(?:\.\d+)?"
