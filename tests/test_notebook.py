@@ -9,6 +9,7 @@ from pathlib import Path
 import nbclient
 import nbformat
 import numpy as np
+import pytest
 
 NOTEBOOK = Path(__file__).parents[1] / "docs" / "from_yaml_to_claim.ipynb"
 NUMBER = r"[-+]?\d+(?:\.\d+)?"
@@ -52,7 +53,8 @@ def test_text_stands_between_the_cells() -> None:
     assert not any(a == b == "code" for a, b in pairwise(kinds))
 
 
-def test_the_notebook_runs_to_the_same_result() -> None:
+def test_the_notebook_runs_to_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")  # as in Jupyter
     before, after = stored(), stored()
     nbclient.NotebookClient(after, timeout=600).execute()
     for old, new in zip(code_cells(before), code_cells(after), strict=True):

@@ -8,6 +8,7 @@ import html
 import json
 import re
 import shlex
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -69,14 +70,30 @@ def test_every_section_of_a_whole_run_has_something_to_show(whole) -> None:
     assert 'class="missing"' not in page
 
 
-def test_the_reference_run_gives_a_report_that_says_what_it_lacks(tmp_path) -> None:
+LACKING = ("tables/stimuli", "tables/map_blocks", "evidence/rsa", "evidence/features", "tables/reliability")
+
+
+def test_the_reference_run_gives_a_whole_report(tmp_path) -> None:
     page = write_report(REFERENCE, tmp_path / "report.html").read_text(encoding="utf-8")
     assert [a["id"] for a in Parsed(page).all("section")] == list(SECTIONS)
-    for missing in ("tables/stimuli", "tables/map_blocks", "evidence/rsa", "evidence/features", "tables/reliability"):
-        assert load_run(REFERENCE).missing(missing) in html.unescape(page)
-    assert "without the stage “evidence”" in page
+    assert not any(load_run(REFERENCE).missing(name) for name in LACKING)
     assert page.index("The answer") < page.index("Claims about method families") < page.index("Best variant")
     assert "not retrieved" in page and "not beyond random" in page
+
+
+def test_a_run_without_evidence_says_what_it_lacks(tmp_path) -> None:
+    folder = Path(shutil.copytree(REFERENCE, tmp_path / "run"))
+    shutil.rmtree(folder / "evidence")
+    for name in LACKING:
+        (folder / f"{name}.csv").unlink(missing_ok=True)
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    manifest["stages"].remove("evidence")
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    page = write_report(folder, folder / "report.html").read_text(encoding="utf-8")
+    assert [a["id"] for a in Parsed(page).all("section")] == list(SECTIONS)
+    for name in LACKING:
+        assert load_run(folder).missing(name) in html.unescape(page)
+    assert "without the stage “evidence”" in page
 
 
 def test_what_is_missing_is_traced_to_its_stage_or_to_the_copy() -> None:
