@@ -125,7 +125,7 @@ def run(options: argparse.Namespace) -> Summary:
         tables["positions"] = _positions(task, neurons)
     said = report.statements(tables, found, options.alpha)
     sentences = report.sentences(tables, said, options.alpha)
-    shown = report.by_block(tables).to_string(index=False, float_format="{:.2f}".format)
+    shown = report.by_block(tables).to_string(index=False, float_format="{:.3f}".format)
     print(f"{_title(task)}\n\n{shown}")
     folder = options.out or Path("results", "layer_sweep", task.concept.name)
     _write(folder, task, tables, said, "\n".join([_title(task), "", *sentences, "", shown]))
