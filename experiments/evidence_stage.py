@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from experiments.comparison_run import Tables
 from experiments.stage_work import StageResult, Work
 from experiments.steer_stage import Halves, best_effect
+from neurosae.console import finite
 from neurosae.errors import UserError
 from neurosae.evidence import about, blocks, cards, decoder, geometry, repeatability, tables, writing
 from neurosae.evidence.cards import Choice, Heard
@@ -115,23 +116,6 @@ def keep(work: Work, made: Tables, stages: tuple[str, ...], results: dict[str, S
         record[name] = settings
         write_json(place / "made.json", record)
     write_json(place / "missing.json", {"format": FORMAT, "reasons": missing})
-
-
-def finite(value: Any) -> Any:
-    """The same for JSON: plain numbers, None for what is not finite.
-
-    Examples
-    --------
-    >>> finite({"a": [np.float64(1), np.nan], "b": np.array([2])})
-    {'a': [1.0, None], 'b': [2]}
-    """
-    if isinstance(value, dict):
-        return {str(key): finite(each) for key, each in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
-        return [finite(each) for each in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _read(path: Path) -> dict[str, Any]:

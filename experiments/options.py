@@ -33,6 +33,15 @@ def main(p: Parser, run: Callable[[argparse.Namespace], Summary], arguments: Seq
     return console.main(p, run, arguments, read)
 
 
+def number(value: float | None, digits: int = 2) -> str:
+    """A value as tables show it; a dash where there is none.
+
+    >>> number(0.916), number(float("nan")), number(None)
+    ('0.92', '-', '-')
+    """
+    return "-" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
 def with_interval(value: float, low: float, high: float, digits: int = 2) -> str:
     """A value with its 95 % interval, where it has one.
 

@@ -10,6 +10,7 @@ import pandas as pd
 
 from experiments import scorecard_report
 from experiments.comparison_run import ContrastRun, Tables
+from experiments.options import number
 from experiments.stages import Findings
 from neurosae import plots
 from neurosae.evidence.sides import Sides
@@ -94,19 +95,15 @@ def _ranked(rows: pd.DataFrame) -> pd.DataFrame:
                 f"{a:.3f} to {b:.3f}" for a, b in zip(rows["auroc_ci_low"], rows["auroc_ci_high"], strict=True)
             ],
             "p": [
-                _number(p, 3) if reason == "" else "-"
+                number(p, 3) if reason == "" else "-"
                 for p, reason in zip(rows["auroc_p"], rows["chance_reason"], strict=True)
             ],
             "accuracy": rows["balanced_accuracy"].map("{:.3f}".format),
-            "new domain": [_number(v) for v in rows["new_domain_auroc"]],
-            "stability": [_number(v) for v in rows["stability"]],
+            "new domain": [number(v) for v in rows["new_domain_auroc"]],
+            "stability": [number(v) for v in rows["stability"]],
             "valid": [f"{n:.0f}" for n in rows["mean_valid_features"]],
         }
     )
-
-
-def _number(value: Any, digits: int = 2) -> str:
-    return "-" if value is None or not np.isfinite(value) else f"{value:.{digits}f}"
 
 
 def _baseline_sentence(row: pd.Series) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from experiments.options import number
 from experiments.stages import Findings
 from experiments.steer_stage import best_effect
 from neurosae import plots
@@ -33,7 +34,7 @@ def summary(findings: Findings) -> str:
     if len(words):
         parts += ["", "Words that mark the strongest sentences, and whether they also tell others of the strongest:"]
         parts += [
-            f"  {_name(row)}: {row['explanation']} (AUROC {_number(row['words_auroc'])}, p {_number(row['words_p'])})"
+            f"  {_name(row)}: {row['explanation']} (AUROC {number(row['words_auroc'])}, p {number(row['words_p'])})"
             for row in words.head(3).to_dict("records")
         ]
     others = findings.claims[findings.claims["outcome"] != "decoding"]
@@ -83,31 +84,27 @@ def _shown(card: pd.DataFrame) -> str:
     """The columns a person compares, numbers with their intervals."""
     table = card[["rank", "representation", "selector", "k"]].copy()
     table["AUROC"] = _with_interval(card, "auroc", "auroc_ci_low", "auroc_ci_high")
-    table["new domain"] = card["new_domain_auroc"].map(_number)
-    table["stability"] = card["stability"].map(_number)
+    table["new domain"] = card["new_domain_auroc"].map(number)
+    table["stability"] = card["stability"].map(number)
     if "discovery_ap" in card:
         table["discovery AP"] = _with_interval(card, "discovery_ap", "discovery_low", "discovery_high")
     if "target_score" in card and card["target_score"].notna().any():
         table["target grade"] = _with_interval(card, "target_score", "target_low", "target_high")
-        table["p (labels)"] = card["target_p"].map(_number)
+        table["p (labels)"] = card["target_p"].map(number)
     if "causal_shift" in card and card["causal_shift"].notna().any():
         table["shift, nats"] = _with_interval(card, "causal_shift", "causal_low", "causal_high")
-        table["norm"] = card["causal_norm"].map(lambda value: _number(value, 0))
-        table["p (directions)"] = card["causal_p_random"].map(_number)
+        table["norm"] = card["causal_norm"].map(lambda value: number(value, 0))
+        table["p (directions)"] = card["causal_p_random"].map(number)
     return table.to_string(index=False)
 
 
 def _with_interval(card: pd.DataFrame, value: str, low: str, high: str) -> list[str]:
     rows = zip(card[value], card[low], card[high], strict=True)
-    return [f"{_number(v)} [{_number(a)}, {_number(b)}]" if np.isfinite(v) else "-" for v, a, b in rows]
+    return [f"{number(v)} [{number(a)}, {number(b)}]" if np.isfinite(v) else "-" for v, a, b in rows]
 
 
 def _name(row: dict[Any, Any]) -> str:
     return f"{row['representation']}, {row['selector']}, k = {row['k']}"
-
-
-def _number(value: Any, digits: int = 2) -> str:
-    return "-" if value is None or not np.isfinite(value) else f"{value:.{digits}f}"
 
 
 def _p(value: float) -> str:
