@@ -9,12 +9,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from neurosae import gold, stimuli
+from neurosae import stimuli
+from neurosae.decoding.fitted import fit_ensemble
+from neurosae.decoding.variants import Variant
+from neurosae.discovery import gold
 from neurosae.discovery.search import discover
-from neurosae.fitted import fit_ensemble
 from neurosae.forward import stream
 from neurosae.representations import Bench, Source
-from neurosae.variants import Variant
 
 SENTENCES, ROUNDS, BATCH = 64, 3, 16
 

@@ -13,9 +13,9 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.truth_data import LABELS, N_PLANTED, N_POSITIONS, N_STIMULI, SIGNALS, TARGET, Array, Planted
 from neurosae import rsa
+from neurosae.decoding.selection import SELECTORS, scores, top_k
 from neurosae.inference import test_contrast
 from neurosae.rsa import FeatureScores
-from neurosae.selection import SELECTORS, scores, top_k
 
 KS = (N_PLANTED, 8)
 CLEAN = np.ones((N_STIMULI, N_POSITIONS), dtype=bool)

@@ -20,11 +20,11 @@ import numpy as np
 import pandas as pd
 
 from experiments import options as shared
-from neurosae import gold
 from neurosae.autointerp.anthropic_judge import AnthropicJudge
 from neurosae.autointerp.calibration import Calibration, calibrate, chosen_rows, requests
 from neurosae.autointerp.judges import JUDGES, Completion, GradeRequest, Judge, JudgeSettings, load_judge
 from neurosae.console import Parser, Summary
+from neurosae.discovery import gold
 from neurosae.errors import UserError, unknown_name
 from neurosae.files import atomic_path, write_json
 

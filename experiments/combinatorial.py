@@ -28,23 +28,24 @@ from typing import Any
 import pandas as pd
 
 from experiments import options as options_of
-from experiments import reporting, run_summary, stages
-from experiments.comparison_run import ContrastRun, Settings
-from experiments.stage_work import GOLD, STAGES, StageSettings
+from experiments import reporting, run_summary
 from neurosae import models
 from neurosae.autointerp.judges import JUDGES, JudgeSettings, load_judge
-from neurosae.comparison import across_contrasts
 from neurosae.console import Parser, Summary
-from neurosae.ensembles import ENSEMBLES
+from neurosae.decoding.ensembles import ENSEMBLES
+from neurosae.decoding.selection import SELECTORS
+from neurosae.decoding.variants import DEFAULT_SELECTORS, REPRESENTATIONS, Grid
 from neurosae.errors import UserError
 from neurosae.responses import POOLINGS
 from neurosae.runs import RunFolder
+from neurosae.runs.comparison import across_contrasts
+from neurosae.runs.scorecard import OUTCOMES
 from neurosae.sae import loading
-from neurosae.scorecard import OUTCOMES
-from neurosae.selection import SELECTORS
 from neurosae.sites import Site
 from neurosae.stimuli import concepts, load
-from neurosae.variants import DEFAULT_SELECTORS, REPRESENTATIONS, Grid
+from neurosae.study import stages
+from neurosae.study.contrast_run import ContrastRun, Settings
+from neurosae.study.work import GOLD, STAGES, StageSettings
 
 
 def parser() -> Parser:
@@ -190,7 +191,7 @@ def stage_settings(options: argparse.Namespace, names: Sequence[str]) -> StageSe
 
 
 def across_outcomes(claims: pd.DataFrame) -> pd.DataFrame:
-    """`neurosae.comparison.across_contrasts` for every outcome by itself, with its own margin."""
+    """`neurosae.runs.comparison.across_contrasts` for every outcome by itself, with its own margin."""
     tables = []
     for name, outcome in OUTCOMES.items():
         part = claims[claims["outcome"] == name]

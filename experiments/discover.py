@@ -24,20 +24,21 @@ import numpy as np
 import pandas as pd
 
 from experiments import options as shared
-from neurosae import gold, stimuli
+from neurosae import stimuli
 from neurosae.console import Parser, Summary
 from neurosae.corpora import read_texts
+from neurosae.decoding.ensembles import ENSEMBLES
+from neurosae.decoding.fitted import FittedEnsemble, fit_ensemble
+from neurosae.decoding.selection import SELECTORS
+from neurosae.decoding.variants import ALL, PCA, Variant
+from neurosae.discovery import gold
+from neurosae.discovery.gold import GoldCorpus
+from neurosae.discovery.ranking import Retrieval, compare, retrieval
 from neurosae.discovery.search import RANDOM, TOP, Discovery, discover, word_scores
-from neurosae.ensembles import ENSEMBLES
 from neurosae.errors import UserError
 from neurosae.files import atomic_path, write_json, write_text
-from neurosae.fitted import FittedEnsemble, fit_ensemble
-from neurosae.gold import GoldCorpus
-from neurosae.ranking import Retrieval, compare, retrieval
 from neurosae.representations import Bench
 from neurosae.sae import loading
-from neurosae.selection import SELECTORS
-from neurosae.variants import ALL, PCA, Variant
 
 GOLD = "gold"
 _REPRESENTATIONS = ("sae", "raw", "untrained_sae", "embeddings")

@@ -20,7 +20,7 @@ import pandas as pd
 
 from experiments import calibrate_judge
 from experiments import options as shared
-from neurosae import gold, stimuli
+from neurosae import stimuli
 from neurosae.autointerp.anthropic_judge import AnthropicJudge
 from neurosae.autointerp.calibration import Calibration, calibrate, chosen_rows, gold_rule, held_out, requests
 from neurosae.autointerp.embedding_judge import EmbeddingJudge
@@ -50,16 +50,17 @@ from neurosae.autointerp.scorers import PATTERN_RULE
 from neurosae.autointerp.scores import Settings
 from neurosae.console import Parser, Summary
 from neurosae.corpora import read_texts
+from neurosae.decoding.ensembles import ENSEMBLES
+from neurosae.decoding.fitted import FittedEnsemble, fit_ensemble
+from neurosae.decoding.selection import SELECTORS
+from neurosae.decoding.variants import Variant
+from neurosae.discovery import gold
+from neurosae.discovery.gold import GoldCorpus
 from neurosae.discovery.search import Discovery, discover
-from neurosae.ensembles import ENSEMBLES
 from neurosae.errors import UserError, unknown_name
 from neurosae.files import atomic_path, write_json
-from neurosae.fitted import FittedEnsemble, fit_ensemble
-from neurosae.gold import GoldCorpus
 from neurosae.representations import Bench
 from neurosae.sae import loading
-from neurosae.selection import SELECTORS
-from neurosae.variants import Variant
 
 GOLD = "gold"
 UNKNOWN = "Patterns are counted at 40 words, as they are not written yet; failed attempts come on top."

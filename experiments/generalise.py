@@ -27,19 +27,25 @@ from neurosae import plots, stimuli
 from neurosae.capture import capture
 from neurosae.console import Parser, Summary
 from neurosae.decoding import Design, decode, make_design
-from neurosae.ensembles import ENSEMBLES
+from neurosae.decoding.ensembles import ENSEMBLES
+from neurosae.decoding.generalisation import (
+    block_transfer,
+    cross_decode,
+    crossed_factors,
+    crossed_levels,
+    shuffled_like,
+)
+from neurosae.decoding.reliability import map_reliability
+from neurosae.decoding.transfer import WITHOUT_PROFILES
 from neurosae.errors import UserError
 from neurosae.files import atomic_path, write_text
-from neurosae.generalisation import block_transfer, cross_decode, crossed_factors, crossed_levels, shuffled_like
 from neurosae.models import untrained_like
-from neurosae.reliability import map_reliability
 from neurosae.representations import Bench
 from neurosae.responses import POOLINGS, Responses
 from neurosae.sae import loading
 from neurosae.sae.encoding import encode
 from neurosae.sae.loading import declared_site
 from neurosae.sites import Site
-from neurosae.transfer import WITHOUT_PROFILES
 
 _NEURONS, _LATENTS = "raw", "sae"
 _STEPS = 6  # default blocks: about so many steps from the first to the last

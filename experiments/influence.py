@@ -23,18 +23,19 @@ import pandas as pd
 import scipy.sparse as sp
 
 from experiments import options as shared
-from neurosae import gold, plots, stimuli
+from neurosae import plots, stimuli
 from neurosae.console import Parser, Summary
-from neurosae.contrasts import Contrast
+from neurosae.decoding.fitted import FittedEnsemble, encoder_of, fit_ensemble, target_level
+from neurosae.decoding.selection import SELECTORS
+from neurosae.decoding.variants import Variant
+from neurosae.discovery import gold
 from neurosae.errors import UserError
 from neurosae.files import write_json, write_text
-from neurosae.fitted import FittedEnsemble, encoder_of, fit_ensemble, target_level
 from neurosae.inference.design import make_folds
 from neurosae.plots import dose_response
 from neurosae.representations import Bench, Source
 from neurosae.responses import Responses
 from neurosae.sae import loading
-from neurosae.selection import SELECTORS
 from neurosae.steering.causal import (
     RANDOM_DIRECTIONS,
     CausalEffect,
@@ -55,7 +56,7 @@ from neurosae.steering.interventions import (
     steer_ensemble,
 )
 from neurosae.steering.texts import gold_probe, perplexity_cost, score_texts, what_is_it
-from neurosae.variants import Variant
+from neurosae.stimuli.contrasts import Contrast
 
 PROMPTS = (
     "After months of work, the team",

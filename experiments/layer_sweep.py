@@ -29,7 +29,6 @@ from experiments import options as shared
 from experiments import sweep_report as report
 from neurosae import stimuli
 from neurosae.console import Parser, Summary
-from neurosae.contrasts import Contrast
 from neurosae.decoding import CEILING, Design, make_design
 from neurosae.errors import UserError
 from neurosae.files import atomic_path, write_json, write_text
@@ -39,6 +38,7 @@ from neurosae.rsa.models import ModelRDM, length_model
 from neurosae.sae import loading
 from neurosae.sites import Site
 from neurosae.stimuli import StimulusSet
+from neurosae.stimuli.contrasts import Contrast
 from neurosae.sweep import (
     EMBEDDING,
     SELECTIONS,

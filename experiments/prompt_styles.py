@@ -27,7 +27,8 @@ import pandas as pd
 
 from experiments import calibrate_judge
 from experiments import options as shared
-from neurosae import plots, prompt_styles, stimuli
+from neurosae import plots, stimuli
+from neurosae import styles as prompt_styles
 from neurosae.autointerp.anthropic_judge import AnthropicJudge
 from neurosae.autointerp.judges import JUDGES, GradeRequest, Judge, load_judge
 from neurosae.console import Parser, Summary
@@ -36,12 +37,12 @@ from neurosae.errors import UserError, unknown_name
 from neurosae.files import atomic_path, write_json, write_text
 from neurosae.inference.bootstrap import MIN_GROUPS
 from neurosae.models import LanguageModel
-from neurosae.prompt_styles import MEASURES, POOLS, Crossing, Pool, findings
-from neurosae.prompt_styles.answers import CONCEPT, DEFINITION, LIKELIHOOD, RULE, Judged, QualityJudge
-from neurosae.prompt_styles.spaces import of_row, style_distances, style_separation
 from neurosae.sae import loading
 from neurosae.sites import Site
 from neurosae.stimuli import StimulusSet
+from neurosae.styles import MEASURES, POOLS, Crossing, Pool, findings
+from neurosae.styles.answers import CONCEPT, DEFINITION, LIKELIHOOD, RULE, Judged, QualityJudge
+from neurosae.styles.spaces import of_row, style_distances, style_separation
 
 PER_POOL: Mapping[str, str] = {
     "means": "measures of every style",

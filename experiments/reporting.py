@@ -9,14 +9,14 @@ import numpy as np
 import pandas as pd
 
 from experiments import scorecard_report
-from experiments.comparison_run import ContrastRun, Tables
 from experiments.options import number
-from experiments.stages import Findings
 from neurosae import plots
+from neurosae.decoding.variants import ALL, CONTROL_K, PCA
 from neurosae.evidence.sides import Sides
 from neurosae.report import write_report
 from neurosae.runs import RunFolder, best_selecting, features_table
-from neurosae.variants import ALL, CONTROL_K, PCA
+from neurosae.study.contrast_run import ContrastRun, Tables
+from neurosae.study.stages import Findings
 
 _SHOWN = 12
 _LEXICAL = 0.60

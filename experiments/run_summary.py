@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from experiments.comparison_run import ContrastRun, Tables
 from experiments.options import next_command, with_interval
-from experiments.stages import Findings
 from neurosae import plots
 from neurosae.console import Summary
 from neurosae.runs import RunFolder
+from neurosae.study.contrast_run import ContrastRun, Tables
+from neurosae.study.stages import Findings
 
 FILES = {
     "report.html": "everything to read, in a browser",

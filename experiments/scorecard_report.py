@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 
 from experiments.options import number
-from experiments.stages import Findings
-from experiments.steer_stage import best_effect
 from neurosae import plots
-from neurosae.comparison import VARIANT
 from neurosae.plots import dose_response
-from neurosae.scorecard import OUTCOMES
+from neurosae.runs.comparison import VARIANT
+from neurosae.runs.scorecard import OUTCOMES
+from neurosae.study.stages import Findings
+from neurosae.study.steer_stage import best_effect
 
 _BEST = 10
 

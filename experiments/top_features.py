@@ -19,8 +19,8 @@ import pandas as pd
 
 from experiments import options as shared
 from neurosae.console import Parser, Summary
-from neurosae.prompt_features import POSITIONS, PromptFeatures, neuronpedia_id, read_labels, top_features
 from neurosae.sae import loading
+from neurosae.sae.prompt_features import POSITIONS, PromptFeatures, neuronpedia_id, read_labels, top_features
 
 _PLACES = {"last": "at the last clean token", "max": "at their maximum", "mean": "on average over clean tokens"}
 

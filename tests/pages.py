@@ -16,7 +16,7 @@ from markdown_it import MarkdownIt
 
 ROOT = Path(__file__).parents[1]
 _OURS = ("neurosae", "experiments", "benchmarks")
-_MAIN = {"neurosae.stimuli": "neurosae.stimulus_checks"}  # where the command of a module is, if elsewhere
+_MAIN = {"neurosae.stimuli": "neurosae.stimuli.checks"}  # where the command of a module is, if elsewhere
 
 
 def blocks(page: Path, language: str) -> list[str]:

@@ -11,13 +11,13 @@ from matplotlib.axes import Axes
 from scipy.spatial.distance import pdist, squareform
 
 from neurosae import plots
+from neurosae.decoding.selection import SELECTORS
 from neurosae.dictionary.maps import Separation
 from neurosae.dictionary.scaling import PowerLaw
 from neurosae.rdms import make_rdms, second_order
 from neurosae.rdms.ceilings import NoiseCeiling
 from neurosae.rdms.model_comparison import ModelComparison
 from neurosae.rsa import Reason
-from neurosae.selection import SELECTORS
 from neurosae.steering.causal import CausalEffect, Estimate
 from neurosae.univariate import ContrastMap
 

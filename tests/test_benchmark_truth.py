@@ -15,7 +15,7 @@ from benchmarks import truth
 from benchmarks.truth_data import LABELS, N_PLANTED, NULL_KINDS, SIGNALS, TARGET, null_data
 from benchmarks.truth_level import ALPHA, bounded, level_and_coverage, one_data_set
 from benchmarks.truth_planted import KS, METHODS, recall_and_precision
-from neurosae.selection import PLANTED, SELECTORS
+from neurosae.decoding.selection import PLANTED, SELECTORS
 
 VERDICTS = ("low", "fits", "high")
 

@@ -32,7 +32,7 @@ from neurosae.progress import progress_bar
 EXPERIMENTS = Path(capture.__file__).parent
 COMMANDS = sorted(path.stem for path in EXPERIMENTS.glob("*.py") if "__main__" in path.read_text(encoding="utf-8"))
 OTHERS = [
-    "neurosae.stimulus_checks",
+    "neurosae.stimuli.checks",
     "neurosae.sae.__main__",
     "neurosae.models",
     "neurosae.report.__main__",

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from neurosae.comparison import across_contrasts, claims_table, families_table, matched_deltas, ranked_table
 from neurosae.errors import UserError
+from neurosae.runs.comparison import across_contrasts, claims_table, families_table, matched_deltas, ranked_table
 
 SELECTORS = ("max_activation", "rsa_discriminative", "rsa_categorical", "rsa_category", "t", "random", "all")
 CLAIM = {"rsa": "RSA beats max_activation", "sae": "SAE beats raw", "kind": "discriminative beats categorical"}

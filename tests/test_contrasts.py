@@ -11,8 +11,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from neurosae.contrasts import parse_contrast
 from neurosae.errors import UserError
+from neurosae.stimuli.contrasts import parse_contrast
 
 FACTORS = {"shape": ["a", "b", "c"], "size": ["x", "y"], "tone": ["u", "v"]}
 CELLS = pd.DataFrame(list(itertools.product(*FACTORS.values())), columns=list(FACTORS))

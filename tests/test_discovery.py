@@ -21,19 +21,20 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from experiments import discover as command
-from neurosae import gold, stimuli
+from neurosae import stimuli
 from neurosae.capture import capture
+from neurosae.decoding.fitted import FittedEnsemble, encoder_of, fit_ensemble
+from neurosae.decoding.variants import Variant
+from neurosae.discovery import gold
 from neurosae.discovery.keeping import Keeper, Sentence
+from neurosae.discovery.ranking import average_precision, chance_average_precision
 from neurosae.discovery.search import DECILE, RANDOM, TOP, Discovery, discover, score_sentences, word_scores
 from neurosae.errors import UserError
-from neurosae.fitted import FittedEnsemble, encoder_of, fit_ensemble
 from neurosae.models import LanguageModel
-from neurosae.ranking import average_precision, chance_average_precision
 from neurosae.representations import Bench, Source
 from neurosae.sae import loading
 from neurosae.sae.encoding import encode
 from neurosae.sae.overlap import FILE, hash_texts
-from neurosae.variants import Variant
 
 CHILD = """
 import sys
@@ -41,7 +42,7 @@ from pathlib import Path
 import pandas as pd
 from neurosae import stimuli
 from neurosae.discovery.search import discover
-from neurosae.fitted import FittedEnsemble
+from neurosae.decoding.fitted import FittedEnsemble
 from neurosae.representations import Bench, Source
 folder = Path(sys.argv[1])
 texts = list(pd.read_json(folder / "texts.json")["text"]) * 3

@@ -18,11 +18,11 @@ import experiments
 import neurosae
 from neurosae.autointerp.judges import JUDGES
 from neurosae.console import EXIT_CODES
-from neurosae.ensembles import ENSEMBLES
+from neurosae.decoding.ensembles import ENSEMBLES
+from neurosae.decoding.selection import SELECTORS
 from neurosae.files import write_text
 from neurosae.report.page import SECTIONS
 from neurosae.sae import formats, loading
-from neurosae.selection import SELECTORS
 from neurosae.stimuli import StimulusSet
 
 ROOT = Path(__file__).parents[1]

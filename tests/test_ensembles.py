@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
-from neurosae.ensembles import (
+from neurosae.decoding.ensembles import (
     ENSEMBLES,
     LinearEnsemble,
     fit_lda,

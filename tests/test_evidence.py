@@ -15,13 +15,9 @@ import torch
 from scipy import stats
 from sklearn.metrics.pairwise import cosine_similarity
 
-from experiments import evidence_stage
-from experiments.comparison_run import ContrastRun, Settings, Tables
-from experiments.evidence_stage import finite, keep
 from experiments.reporting import _best_ensemble
-from experiments.stage_work import StageResult, StageSettings, Work
-from experiments.steer_stage import steer
-from neurosae import gold
+from neurosae.decoding.variants import Grid
+from neurosae.discovery import gold
 from neurosae.errors import UserError
 from neurosae.evidence import about, blocks, cards, decoder, geometry, repeatability, tables, writing
 from neurosae.evidence.cards import Heard
@@ -36,8 +32,12 @@ from neurosae.steering.causal import EndingPairs
 from neurosae.steering.generation import generate
 from neurosae.steering.interventions import NothingChanged
 from neurosae.stimuli import StimulusSet, load
+from neurosae.study import evidence_stage
+from neurosae.study.contrast_run import ContrastRun, Settings, Tables
+from neurosae.study.evidence_stage import finite, keep
+from neurosae.study.steer_stage import steer
+from neurosae.study.work import StageResult, StageSettings, Work
 from neurosae.univariate.compute import compute_contrast
-from neurosae.variants import Grid
 
 ALL_STAGES = ("select", "discover", "steer", "evidence")
 JSON = ("about", "features", "rsa", "steering")

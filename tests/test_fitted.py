@@ -11,16 +11,16 @@ from sklearn.decomposition import PCA
 from sklearn.pipeline import make_pipeline
 
 from neurosae import stimuli
-from neurosae.contrasts import parse_contrast
 from neurosae.decoding import decode, make_design
-from neurosae.ensembles import LinearEnsemble
+from neurosae.decoding.ensembles import LinearEnsemble
+from neurosae.decoding.fitted import FittedEnsemble, check_fits, fit_ensemble, target_level
+from neurosae.decoding.variants import Variant
 from neurosae.errors import UserError
 from neurosae.files import digest
-from neurosae.fitted import FittedEnsemble, check_fits, fit_ensemble, target_level
 from neurosae.models import LanguageModel
 from neurosae.representations import Bench, Source
 from neurosae.sites import Site
-from neurosae.variants import Variant
+from neurosae.stimuli.contrasts import parse_contrast
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,14 @@ from sklearn.preprocessing import StandardScaler
 from neurosae import stimuli
 from neurosae.capture import capture
 from neurosae.decoding import Design, decode, make_design, make_folds
+from neurosae.decoding.generalisation import (
+    block_transfer,
+    cross_decode,
+    crossed_factors,
+    crossed_levels,
+    shuffled_like,
+)
 from neurosae.errors import UserError
-from neurosae.generalisation import block_transfer, cross_decode, crossed_factors, crossed_levels, shuffled_like
 from neurosae.models import LanguageModel, surprisal, untrained_like
 from neurosae.responses import Responses
 from neurosae.sae.loading import load

@@ -11,10 +11,10 @@ import pytest
 
 from experiments import generalise as command
 from neurosae import stimuli
-from neurosae.generalisation import cross_decode, crossed_levels
+from neurosae.decoding.generalisation import cross_decode, crossed_levels
+from neurosae.decoding.reliability import map_reliability
 from neurosae.inference.design import make_design
 from neurosae.plots import transfer_map
-from neurosae.reliability import map_reliability
 from neurosae.representations import Bench, Source
 from neurosae.sites import Site
 

@@ -13,11 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, cohen_kappa_score, ndcg_score
 
-from neurosae import gold, stimuli
-from neurosae.errors import UserError
-from neurosae.fitted import target_level
-from neurosae.inference.bootstrap import resampling_weights
-from neurosae.ranking import (
+from neurosae import stimuli
+from neurosae.decoding.fitted import target_level
+from neurosae.discovery import gold
+from neurosae.discovery.ranking import (
     average_precision,
     chance_average_precision,
     chance_ndcg,
@@ -25,6 +24,8 @@ from neurosae.ranking import (
     ndcg,
     retrieval,
 )
+from neurosae.errors import UserError
+from neurosae.inference.bootstrap import resampling_weights
 
 FOLDER = Path(gold.__file__).parents[1] / "stimuli" / "gold"
 RANKED = st.lists(st.tuples(st.integers(-3, 3), st.integers(0, 3)), min_size=2, max_size=30).filter(

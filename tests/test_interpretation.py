@@ -13,7 +13,6 @@ from messages_server import KEY, MessagesServer, serving
 from scipy import stats
 
 from experiments import explain as command
-from neurosae import gold
 from neurosae.autointerp.calibration import held_out
 from neurosae.autointerp.examples import Example, gather, highlight
 from neurosae.autointerp.gold_judge import GoldJudge
@@ -28,8 +27,9 @@ from neurosae.autointerp.interpretation import (
 )
 from neurosae.autointerp.judges import GradeRequest
 from neurosae.autointerp.scores import Settings
+from neurosae.discovery import gold
+from neurosae.discovery.gold import GoldCorpus
 from neurosae.discovery.search import Discovery
-from neurosae.gold import GoldCorpus
 
 FAST = Settings(n_bootstrap=200, n_permutations=99)
 SUCCESS = Concept("success", "An achievement.", "")

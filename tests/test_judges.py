@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
-from neurosae import gold
 from neurosae.autointerp.cache import AnswerCache, request_key
 from neurosae.autointerp.calibration import (
     DISTRUST,
@@ -32,8 +31,9 @@ from neurosae.autointerp.ledger import Ledger
 from neurosae.autointerp.local_judge import CONTENT_FREE, LocalJudge
 from neurosae.autointerp.prices import PRICES, Price, price_of
 from neurosae.autointerp.prompting import load_prompt
+from neurosae.discovery import gold
+from neurosae.discovery.gold import weighted_kappa
 from neurosae.errors import UserError
-from neurosae.gold import weighted_kappa
 from neurosae.models import LanguageModel
 
 

@@ -19,7 +19,9 @@ from neurosae.autointerp.judges import Grade, GradeRequest, unanswered
 from neurosae.capture import make_prompts
 from neurosae.errors import UserError
 from neurosae.models import LanguageModel
-from neurosae.prompt_styles import (
+from neurosae.stimuli import StimulusSet
+from neurosae.stimuli.checks import main as check_stimuli
+from neurosae.styles import (
     Crossing,
     Pool,
     apart_in_wordings,
@@ -39,10 +41,8 @@ from neurosae.prompt_styles import (
     style_means,
     unique_latents,
 )
-from neurosae.prompt_styles.pools import shared_tokens, token_measures
-from neurosae.prompt_styles.spaces import p_of_wordings, style_distances, style_separation
-from neurosae.stimuli import StimulusSet
-from neurosae.stimulus_checks import main as check_stimuli
+from neurosae.styles.pools import shared_tokens, token_measures
+from neurosae.styles.spaces import p_of_wordings, style_distances, style_separation
 
 STYLES = ("standard", "padding", "expert", "novice")
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from scipy import sparse, stats
 from sklearn.metrics import roc_auc_score
 
+from neurosae.decoding.reliability import FeatureReliability, feature_reliability, map_reliability
+from neurosae.decoding.selectivity import selectivity
 from neurosae.errors import UserError
-from neurosae.reliability import FeatureReliability, feature_reliability, map_reliability
 from neurosae.rsa.results import Reason
-from neurosae.selectivity import selectivity
 
 ARRAYS = ("effect", "signal", "noise", "reliability", "single_item", "ceiling", "reason")
 

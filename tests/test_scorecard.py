@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from neurosae.comparison import CLAIMS, FAMILIES, VARIANT, claims_table, matched_deltas
+from neurosae.decoding.variants import Grid
 from neurosae.errors import UserError
-from neurosae.scorecard import (
+from neurosae.runs.comparison import CLAIMS, FAMILIES, VARIANT, claims_table, matched_deltas
+from neurosae.runs.scorecard import (
     OUTCOMES,
     answer,
     matched_weights,
@@ -21,7 +22,6 @@ from neurosae.scorecard import (
     scorecard,
     weighted_means,
 )
-from neurosae.variants import Grid
 
 GRID = Grid(blocks=(15,), sae_block=15, ks=(1, 8))
 SCOPE = "here"

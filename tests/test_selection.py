@@ -16,11 +16,12 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from neurosae import rsa, selection
+from neurosae import rsa
+from neurosae.decoding import selection
+from neurosae.decoding.selection import PLANTED, SELECTORS, Selector, scores, top_k
 from neurosae.errors import UserError
 from neurosae.inference.linear import T_CAP
 from neurosae.rsa import FeatureScores, Reason
-from neurosae.selection import PLANTED, SELECTORS, Selector, scores, top_k
 
 N_STIMULI, N_POSITIONS, N_FEATURES, N_PLANTED = 60, 16, 150, 3
 LABELS = np.arange(N_STIMULI) % 2 == 0

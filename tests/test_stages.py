@@ -12,27 +12,28 @@ import pytest
 from messages_server import KEY, MessagesServer, serving, true_grade
 from sklearn.metrics import average_precision_score
 
-from experiments import combinatorial, stages
-from experiments.comparison_run import ContrastRun
-from experiments.discover_stage import discover
-from experiments.explain_stage import explain
-from experiments.stage_work import StageSettings, Work, representatives
-from experiments.steer_stage import Halves, best_effect, drawn, steer
-from neurosae import gold
+from experiments import combinatorial
 from neurosae.autointerp.anthropic_judge import AnthropicJudge
 from neurosae.autointerp.calibration import gold_rule
 from neurosae.autointerp.examples import text_hash
 from neurosae.autointerp.judges import GradeRequest, JudgeSettings
 from neurosae.autointerp.prompting import load_prompt
-from neurosae.comparison import VARIANT
+from neurosae.decoding.variants import Grid, Variant
+from neurosae.discovery import gold
+from neurosae.discovery.gold import GoldCorpus
 from neurosae.discovery.search import score_sentences, word_scores
 from neurosae.errors import UserError
-from neurosae.gold import GoldCorpus
 from neurosae.inference import resampling_weights
 from neurosae.runs import RunFolder
+from neurosae.runs.comparison import VARIANT
 from neurosae.steering.causal import EndingPairs
 from neurosae.stimuli import load
-from neurosae.variants import Grid, Variant
+from neurosae.study import stages
+from neurosae.study.contrast_run import ContrastRun
+from neurosae.study.discover_stage import discover
+from neurosae.study.explain_stage import explain
+from neurosae.study.steer_stage import Halves, best_effect, drawn, steer
+from neurosae.study.work import StageSettings, Work, representatives
 
 SMALL = ["--selector", "t", "max_activation", "--k", "1", "8", "--repeats", "1", "--permutations", "5"]
 SETTINGS = StageSettings(resamples=200, random_features=2, random_directions=1, doses=(0.9,))

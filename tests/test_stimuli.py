@@ -11,11 +11,11 @@ import pandas as pd
 import pytest
 import yaml
 
-from neurosae import stimulus_files
-from neurosae.contrasts import parse_contrast
 from neurosae.errors import UserError
 from neurosae.inference.permutation import count_arrangements
 from neurosae.stimuli import StimulusSet, available, concepts, load
+from neurosae.stimuli import files as stimulus_files
+from neurosae.stimuli.contrasts import parse_contrast
 
 SHIPPED = sorted((Path(__file__).parents[1] / "stimuli").glob("*.yaml"))
 

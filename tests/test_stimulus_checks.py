@@ -16,7 +16,7 @@ from scipy import stats
 
 from neurosae.errors import UserError
 from neurosae.stimuli import StimulusSet
-from neurosae.stimulus_checks import bag_of_words_accuracy, check, main, near_duplicates
+from neurosae.stimuli.checks import bag_of_words_accuracy, check, main, near_duplicates
 
 NOUNS = ["river", "garden", "engine", "letter", "harbour", "teacher"]
 NOUNS += ["window", "market", "forest", "bridge", "kitchen", "station"]

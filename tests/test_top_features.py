@@ -15,8 +15,8 @@ from experiments import top_features as command
 from neurosae.capture import capture
 from neurosae.errors import UserError
 from neurosae.models import LanguageModel
-from neurosae.prompt_features import POSITIONS, Position, neuronpedia_id, read_labels, top_features
 from neurosae.sae.loading import DEFAULT, load, site_of
+from neurosae.sae.prompt_features import POSITIONS, Position, neuronpedia_id, read_labels, top_features
 
 PROMPT = "The café | bar closed.\n\nNobody knew why 🙂"
 

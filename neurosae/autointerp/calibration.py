@@ -16,8 +16,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from neurosae.autointerp.judges import GRADES, PRESENT, Grade, GradeRequest, Judge
+from neurosae.discovery.gold import GoldCorpus, weighted_kappa
 from neurosae.errors import UserError, unknown_name
-from neurosae.gold import GoldCorpus, weighted_kappa
 from neurosae.inference import bootstrap_interval, permutation_p
 
 Array = NDArray[np.float64]
@@ -79,7 +79,7 @@ def gold_rule(corpus: GoldCorpus, concept: str) -> tuple[str, str]:
 
     Examples
     --------
-    >>> from neurosae import gold
+    >>> from neurosae.discovery import gold
     >>> definition, rule = gold_rule(gold.load(), "golden_gate")
     >>> definition.split(",")[0]
     'the Golden Gate Bridge at San Francisco'

@@ -19,12 +19,12 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from neurosae import gold
 from neurosae.autointerp.calibration import gold_rule, held_out
 from neurosae.autointerp.judges import PRESENT, Grade, GradeRequest, unanswered
 from neurosae.capture import capture
+from neurosae.discovery import gold
+from neurosae.discovery.gold import GoldCorpus
 from neurosae.files import atomic_path, cache_folder, digest
-from neurosae.gold import GoldCorpus
 from neurosae.models import LanguageModel
 from neurosae.sites import Site
 

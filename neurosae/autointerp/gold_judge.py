@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from neurosae.autointerp.examples import text_hash
 from neurosae.autointerp.judges import Grade, GradeRequest, unanswered
-from neurosae.gold import GoldCorpus
+from neurosae.discovery.gold import GoldCorpus
 
 
 class GoldJudge:
     """Looks grades up; needs no language model and no network.
 
-    The grades were given by language models that followed a written rule (see `neurosae.gold`), not by people.
+    Language models gave the grades, by a written rule (see `neurosae.discovery.gold`), not people.
 
     Parameters
     ----------
@@ -20,7 +20,7 @@ class GoldJudge:
 
     Examples
     --------
-    >>> from neurosae import gold
+    >>> from neurosae.discovery import gold
     >>> judge = GoldJudge(gold.load())
     >>> judge.grade([GradeRequest("A sentence of no corpus.", "success", "", "")])[0].reason
     'not a sentence of the gold corpus'

@@ -137,7 +137,7 @@ def interpret(
 
     Examples
     --------
-    >>> from neurosae import gold
+    >>> from neurosae.discovery import gold
     >>> from neurosae.autointerp.examples import gather
     >>> from neurosae.autointerp.gold_judge import GoldJudge
     >>> corpus = gold.load()

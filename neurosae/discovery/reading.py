@@ -11,8 +11,8 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from neurosae.capture import capture, combine_masks, make_prompts
+from neurosae.decoding.fitted import FittedEnsemble, encoder_of
 from neurosae.discovery.keeping import Sentence
-from neurosae.fitted import FittedEnsemble, encoder_of
 from neurosae.models import LanguageModel
 from neurosae.representations import Bench
 from neurosae.responses import Responses

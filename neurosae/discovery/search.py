@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 from sklearn.feature_extraction.text import CountVectorizer
 
 from neurosae.corpora import sentences as split_sentences
+from neurosae.decoding.ensembles import LinearEnsemble
+from neurosae.decoding.fitted import FittedEnsemble, check_fits
 from neurosae.discovery.keeping import Keeper
 from neurosae.discovery.reading import Reader
-from neurosae.ensembles import LinearEnsemble
 from neurosae.errors import UserError
 from neurosae.files import canonical_json, digest
-from neurosae.fitted import FittedEnsemble, check_fits
 from neurosae.progress import progress_bar
 from neurosae.representations import Bench
 from neurosae.sae import loading
@@ -142,9 +142,9 @@ def discover(
     Examples
     --------
     >>> from neurosae import stimuli
-    >>> from neurosae.fitted import fit_ensemble
+    >>> from neurosae.decoding.fitted import fit_ensemble
     >>> from neurosae.representations import Source
-    >>> from neurosae.variants import Variant
+    >>> from neurosae.decoding.variants import Variant
     >>> bench = Bench(stimuli.load("success"), Source())
     >>> ensemble = fit_ensemble(bench, "success", Variant("raw", "t", 4, "logistic_l2", 15, "mean"))
     >>> found = discover(bench, [ensemble], ["She won the race. Nobody knew where he had gone."], top=1)
@@ -217,7 +217,7 @@ def score_sentences(
 def word_scores(stimuli: StimulusSet, contrast: str, texts: Sequence[str]) -> Array:
     """Baseline: decisions [S] of a logistic regression on which words of the stimuli occur in each text.
 
-    It is fitted like every ensemble (`neurosae.ensembles.LinearEnsemble`); words that no stimulus has do not count.
+    It is fitted like every ensemble (`neurosae.decoding.ensembles.LinearEnsemble`); words of no stimulus do not count.
     """
     rows, is_target = stimuli.contrast(contrast).labels(stimuli.table)
     words = CountVectorizer(binary=True)

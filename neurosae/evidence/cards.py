@@ -12,11 +12,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from neurosae.autointerp.examples import token_spans
 from neurosae.capture import TEXT
+from neurosae.decoding.reliability import feature_reliability
 from neurosae.errors import UserError
 from neurosae.evidence.sides import Sides
 from neurosae.inference import test_contrast
 from neurosae.inference.heldout import auroc
-from neurosae.reliability import feature_reliability
 from neurosae.responses import Pooling, Responses
 from neurosae.rsa.results import Reason
 

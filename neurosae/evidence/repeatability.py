@@ -10,9 +10,9 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
+from neurosae.decoding.reliability import FeatureReliability, feature_reliability, map_reliability
 from neurosae.errors import UserError
 from neurosae.evidence.sides import Sides
-from neurosae.reliability import FeatureReliability, feature_reliability, map_reliability
 
 Array = NDArray[np.float64]
 

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from neurosae.contrasts import Contrast
 from neurosae.stimuli import StimulusSet
+from neurosae.stimuli.contrasts import Contrast
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,14 +10,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from neurosae import stimulus_checks
 from neurosae.capture import TEXT
 from neurosae.evidence.sides import Sides
 from neurosae.models import LanguageModel
 from neurosae.responses import Responses
 from neurosae.sites import Site
 from neurosae.steering.endings import Endings
-from neurosae.stimulus_checks import LEXICAL, Surprisal
+from neurosae.stimuli import checks as stimulus_checks
+from neurosae.stimuli.checks import LEXICAL, Surprisal
 
 LEVEL = 0.05
 BATCH, LONG = 16, 64
@@ -70,7 +70,7 @@ def surprisal(language_model: LanguageModel) -> Surprisal:
     Returns
     -------
     callable
-        As `neurosae.stimulus_checks.check` takes it.
+        As `neurosae.stimuli.checks.check` takes it.
     """
     last = Site(language_model.n_blocks - 1)
 
@@ -94,7 +94,7 @@ def confound_table(sides: Sides, tokenizer: Any = None, surprisal: Surprisal | N
     ----------
     sides : Sides
     tokenizer, surprisal
-        As in `neurosae.stimulus_checks.check`.
+        As in `neurosae.stimuli.checks.check`.
 
     Returns
     -------

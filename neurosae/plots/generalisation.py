@@ -18,7 +18,7 @@ def transfer_map(cells: pd.DataFrame, contexts: str, title: str = "", ax: Axes |
     Parameters
     ----------
     cells : DataFrame
-        Of a `neurosae.generalisation.Transfer`: `train`, `test`, `auroc`, `auroc_p`, `n_test`.
+        Of a `neurosae.decoding.generalisation.Transfer`: `train`, `test`, `auroc`, `auroc_p`, `n_test`.
     contexts : str
         What the contexts are, for the axes: a factor, or "block".
     title : str, optional

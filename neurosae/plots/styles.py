@@ -63,7 +63,7 @@ def style_differences(table: pd.DataFrame, measure: str, label: str, against: st
     Parameters
     ----------
     table : DataFrame
-        Of one pool, from `neurosae.prompt_styles.compare_styles`.
+        Of one pool, from `neurosae.styles.compare_styles`.
     measure, label : str
         Which rows, and what is measured.
     against : str
@@ -97,7 +97,7 @@ def style_firing(table: pd.DataFrame, styles: Sequence[str], ax: Axes | None = N
     Parameters
     ----------
     table : DataFrame
-        From `neurosae.prompt_styles.firing_table`.
+        From `neurosae.styles.firing_table`.
     styles : sequence of str
     ax : Axes, optional
     """
@@ -126,7 +126,7 @@ def style_separators(table: pd.DataFrame, pool: str, ax: Axes | None = None) -> 
     Parameters
     ----------
     table : DataFrame
-        From `neurosae.prompt_styles.separators`.
+        From `neurosae.styles.separators`.
     pool : str
         Whose tokens, for the title.
     ax : Axes, optional

@@ -21,7 +21,7 @@ from neurosae.report.drawings import block_profile
 from neurosae.report.loading import ACROSS, RunData, load_run
 from neurosae.report.texts import folded, visible
 from neurosae.report.wording import duration, names, number
-from neurosae.scorecard import OUTCOMES
+from neurosae.runs.scorecard import OUTCOMES
 
 PAGE = "report.html"
 SECTIONS = {

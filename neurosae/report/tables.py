@@ -13,7 +13,7 @@ from neurosae.plots import LABELS, selector_label
 from neurosae.report import drawings
 from neurosae.report.texts import folded, visible
 from neurosae.report.wording import NOTHING, beside, estimate, is_number, number, verdict
-from neurosae.scorecard import OUTCOMES
+from neurosae.runs.scorecard import OUTCOMES
 
 Row = Mapping[Any, Any]
 SORTED_BY = 60

@@ -10,16 +10,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from neurosae import gold
 from neurosae.capture import capture
-from neurosae.ensembles import LinearEnsemble
+from neurosae.decoding.ensembles import LinearEnsemble
+from neurosae.discovery import gold
+from neurosae.discovery.gold import GoldCorpus
+from neurosae.discovery.ranking import RELEVANT
 from neurosae.errors import UserError
-from neurosae.gold import GoldCorpus
 from neurosae.inference.design import make_folds
 from neurosae.inference.heldout import auroc
 from neurosae.models import LanguageModel
 from neurosae.norms import calibration_texts
-from neurosae.ranking import RELEVANT
 from neurosae.responses import Responses
 from neurosae.sites import Site
 from neurosae.steering.endings import Endings
@@ -167,13 +167,13 @@ def gold_probe(
 ) -> GoldProbe:
     """Fit a probe of a graded concept to the instances and as many other sentences, hard negatives first.
 
-    The grades were given by language models, not by people (`neurosae.gold`).
+    The grades were given by language models, not by people (`neurosae.discovery.gold`).
 
     Parameters
     ----------
     language_model : LanguageModel
     concept : str
-        One of `neurosae.gold.CONCEPTS`.
+        One of `neurosae.discovery.gold.CONCEPTS`.
     site : Site
     seed : int, default 0
         Of the draw of sentences, at most 400, and of the folds.

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from neurosae.contrasts import Contrast
 from neurosae.errors import UserError
 from neurosae.inference import max_t
 from neurosae.inference.design import Design
@@ -17,6 +16,7 @@ from neurosae.responses import Pooling, Responses
 from neurosae.rsa.results import Table
 from neurosae.sites import Site
 from neurosae.stimuli import StimulusSet
+from neurosae.stimuli.contrasts import Contrast
 from neurosae.univariate import region_profile
 
 Array = NDArray[np.float64]

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from neurosae.ensembles import standardisation
+from neurosae.decoding.ensembles import standardisation
 from neurosae.errors import UserError
 from neurosae.inference import bootstrap_interval, permutation_p
 from neurosae.inference.design import Design

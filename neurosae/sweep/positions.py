@@ -11,7 +11,6 @@ import pandas as pd
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from neurosae.contrasts import Contrast
 from neurosae.decoding import CEILING, DecodingResult, decode
 from neurosae.errors import UserError
 from neurosae.inference import permutation_p
@@ -19,6 +18,7 @@ from neurosae.inference.design import Design
 from neurosae.responses import Alignment, Responses
 from neurosae.sites import Site
 from neurosae.stimuli import StimulusSet
+from neurosae.stimuli.contrasts import Contrast
 from neurosae.sweep.contrast import ordered
 from neurosae.univariate import ContrastMap, compute_contrast
 from neurosae.univariate.compute import MIN_STIMULI

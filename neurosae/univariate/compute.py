@@ -22,13 +22,13 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse, stats
 
-from neurosae.contrasts import Contrast
 from neurosae.errors import UserError, unknown_name
 from neurosae.inference import adjust, null_statistics, smallest_p, test_contrast
 from neurosae.responses import ALIGNMENTS, Alignment, Pooling, Responses
 from neurosae.rsa.results import Reason, Table
 from neurosae.sites import Site
 from neurosae.stimuli import StimulusSet
+from neurosae.stimuli.contrasts import Contrast
 from neurosae.univariate.maps import ContrastMap, adjusted
 from neurosae.univariate.questions import Permuter, Question, ask, make_permuter
 

@@ -12,7 +12,7 @@ from wordfreq import zipf_frequency
 from neurosae.errors import UserError, unknown_name
 from neurosae.responses import Responses
 from neurosae.stimuli import StimulusSet
-from neurosae.stimulus_checks import WORD
+from neurosae.stimuli.checks import WORD
 
 MEASURES = {
     "tokens": "length in tokens",

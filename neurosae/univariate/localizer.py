@@ -16,7 +16,6 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.spatial.distance import pdist, squareform
 
-from neurosae.contrasts import Contrast
 from neurosae.decoding import DecodingResult, decode
 from neurosae.errors import UserError
 from neurosae.inference import BootstrapInterval, bootstrap_interval, permutation_p, smallest_p
@@ -25,6 +24,7 @@ from neurosae.inference.least_squares import make_units
 from neurosae.responses import Alignment, Pooling, Responses
 from neurosae.sites import Site
 from neurosae.stimuli import StimulusSet
+from neurosae.stimuli.contrasts import Contrast
 from neurosae.univariate.compute import compute_contrast
 from neurosae.univariate.maps import ContrastMap
 from neurosae.univariate.questions import Question, ask

@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from neurosae.contrasts import Contrast
 from neurosae.errors import UserError, unknown_name
 from neurosae.inference import arrangements
 from neurosae.inference.least_squares import make_units
 from neurosae.responses import Responses
 from neurosae.stimuli import StimulusSet
+from neurosae.stimuli.contrasts import Contrast
 from neurosae.univariate.covariates import covariate_table
 
 Array = NDArray[np.float64]

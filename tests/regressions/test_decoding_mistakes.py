@@ -10,8 +10,8 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
 from neurosae.decoding import decode, make_design
+from neurosae.decoding.selection import SELECTORS, scores, top_k
 from neurosae.inference import arrangements, permutation_p
-from neurosae.selection import SELECTORS, scores, top_k
 
 N_PAIRS, N_FEATURES, N_WINDOW = 30, 200, 8
 PAIR_S = np.repeat(np.arange(N_PAIRS), 2)

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from neurosae import stimuli
-from neurosae.contrasts import parse_contrast
+from neurosae.decoding.fitted import FittedEnsemble, fit_ensemble
+from neurosae.decoding.variants import Variant
 from neurosae.discovery.search import Discovery, discover
-from neurosae.fitted import FittedEnsemble, fit_ensemble
 from neurosae.models import LanguageModel
 from neurosae.representations import Bench, Source
-from neurosae.variants import Variant
+from neurosae.stimuli.contrasts import parse_contrast
 
 PARAGRAPH = "Last year she won the gold medal in Oslo. The train to Bergen was late again. He failed the exam twice."
 

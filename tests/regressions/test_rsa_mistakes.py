@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from neurosae.decoding.selection import SELECTORS, scores, top_k
 from neurosae.rsa import KINDS, FeatureScores, Reason, profile_similarity, score_profiles, score_scalar
-from neurosae.selection import SELECTORS, scores, top_k
 
 
 def full(P_SWF):

@@ -12,6 +12,7 @@ from scipy import stats
 
 from neurosae import rsa
 from neurosae.decoding import decode, make_design
+from neurosae.decoding.selection import SELECTORS, scores
 from neurosae.errors import UserError
 from neurosae.inference import (
     adjust,
@@ -27,7 +28,6 @@ from neurosae.inference.heldout import summarise_held_out
 from neurosae.inference.linear import T_CAP
 from neurosae.rdms import crossnobis, noise_ceiling
 from neurosae.rsa import Reason
-from neurosae.selection import SELECTORS, scores
 
 LABELS, PAIR, FAMILY = np.array([1, -1, -1, 1] * 6), np.repeat(np.arange(12), 2), np.repeat(np.arange(6), 4)
 BLOCKS = {"unpaired": None, "pairs": PAIR, "families": FAMILY, "interaction": FAMILY}

@@ -1,0 +1,31 @@
+"""Decoding: variants of selector and small linear ensemble, cross-validated, fitted, carried over to other contexts."""
+
+from __future__ import annotations
+
+from neurosae.decoding.cross_validation import (
+    CEILING,
+    COMPONENTS,
+    DecodingResult,
+    Design,
+    HeldOut,
+    auroc,
+    balanced_accuracy,
+    decode,
+    leave_one_domain_out,
+    make_design,
+    make_folds,
+)
+
+__all__ = [
+    "CEILING",
+    "COMPONENTS",
+    "DecodingResult",
+    "Design",
+    "HeldOut",
+    "auroc",
+    "balanced_accuracy",
+    "decode",
+    "leave_one_domain_out",
+    "make_design",
+    "make_folds",
+]

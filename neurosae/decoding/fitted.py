@@ -1,0 +1,416 @@
+"""Fitted ensembles: one variant fitted to one contrast, ready to be applied to other texts, and saved as JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import ArrayLike, NDArray
+from sklearn.decomposition import PCA as PrincipalComponents
+
+from neurosae.decoding.ensembles import get_ensemble, standardisation
+from neurosae.decoding.selection import scores, top_k
+from neurosae.decoding.variants import ALL, PCA, Variant
+from neurosae.errors import UserError
+from neurosae.files import digest, write_json
+from neurosae.inference.design import derived_seed
+from neurosae.models import LanguageModel
+from neurosae.representations import EMBEDDINGS, Bench
+from neurosae.responses import Responses
+from neurosae.sae import loading
+from neurosae.sites import Site
+from neurosae.stimuli.contrasts import Contrast
+
+Array = NDArray[np.float64]
+FORMAT = 1  # of the files
+_LATENTS = ("sae", "untrained_sae")
+_LAST = ("last", "prompt_end")
+_SPEED_ONLY = ("batch_size", "fingerprint")  # what may differ between two sources of the same language model
+
+
+@dataclass(frozen=True, eq=False)
+class FittedEnsemble:
+    """A small linear decision on a few features of one site of one language model.
+
+    Attributes
+    ----------
+    concept, contrast : str
+        Stimulus set, and which of its contrasts.
+    target : str
+        Level for which the decision is positive; the contrast's expression where it is not one level against others.
+    variant : Variant
+        How features were selected, pooled and combined.
+    site : Site
+        Where the language model is heard.
+    model : dict
+        `neurosae.representations.Source.identity` of the language model, with its `fingerprint`.
+    sae : str or None
+        Name of the SAE whose latents are the features; None for neurons.
+    sae_identity : str or None
+        Hash of its weights.
+    features_K : int64 array [K]
+        Neurons or latents, best first.
+    mean_K, scale_K : float64 arrays [K]
+        Standardisation of the pooled features on the training stimuli.
+    weights_K : float64 array [K]
+        Of the *standardised* features; divide by `scale_K` for weights of activations.
+    intercept : float
+    direction_K : int8 array [K]
+        +1 where the pooled feature is larger for the target, -1 where smaller, 0 where equal.
+    train_ids : tuple of str
+        Ids of the stimuli it was fitted on.
+    chat : bool or dict
+        Whether texts go into the chat template, as in `neurosae.capture.make_prompts`.
+
+    Examples
+    --------
+    >>> from neurosae import stimuli
+    >>> from neurosae.representations import Source
+    >>> bench = Bench(stimuli.load("success"), Source())
+    >>> ensemble = fit_ensemble(bench, "success", Variant("raw", "t", 4, "logistic_l2", 15, "mean"))
+    >>> ensemble.target, ensemble.features_K.shape
+    ('success', (4,))
+    >>> values_SF = bench.pooled("raw", 15, "mean").dense()
+    >>> bool(ensemble.decision(values_SF[:, ensemble.features_K]).std() > 0)
+    True
+    """
+
+    concept: str
+    contrast: str
+    target: str
+    variant: Variant
+    site: Site
+    model: dict[str, Any]
+    sae: str | None
+    sae_identity: str | None
+    features_K: NDArray[np.int64]
+    mean_K: Array
+    scale_K: Array
+    weights_K: Array
+    intercept: float
+    direction_K: NDArray[np.int8]
+    train_ids: tuple[str, ...]
+    chat: bool | dict[str, Any] = False
+
+    @property
+    def name(self) -> str:
+        """Concept, contrast and variant, as in file names."""
+        return f"{self.concept}-{self.contrast}-{self.variant.name}"
+
+    def columns(self, responses: Responses) -> Array:
+        """Exactly these features of token rows, dense [T, K]; `responses` hold all features of the site."""
+        if responses.site != str(self.site):
+            raise UserError(f"This ensemble was fitted at {self.site}, the responses are of {responses.site}")
+        values: Any = responses.values[:, self.features_K]
+        return np.asarray(values.toarray() if sp.issparse(values) else values, dtype=np.float64)
+
+    def decision(self, values_SK: ArrayLike) -> Array:
+        """Decision values [S], positive for the target.
+
+        Parameters
+        ----------
+        values_SK : array [S, K]
+            Pooled values of exactly these features, in their order.
+
+        Raises
+        ------
+        UserError
+            Another number of features, or values that are not finite.
+        """
+        return self._standardised(values_SK) @ self.weights_K + self.intercept
+
+    def token_contributions(self, values_TK: ArrayLike, n_tokens: int) -> Array:
+        """What every token adds to the decision of its text [T]; with the intercept they sum to the decision.
+
+        Under mean pooling a token at the training mean of every feature adds nothing. Under maximum pooling a feature
+        counts at its first maximum only, under `last` and `prompt_end` the last token counts alone.
+
+        Parameters
+        ----------
+        values_TK : array [T, K]
+            Values of these features at the tokens that the pooling uses (the clean ones), in reading order.
+        n_tokens : int
+            How many tokens the mean is taken over: T, unless only some of a text's tokens are given.
+
+        Raises
+        ------
+        UserError
+            As `decision`; fewer than one token.
+        """
+        standardised_TK = self._standardised(values_TK)
+        if n_tokens < 1:
+            raise UserError(f"n_tokens is {n_tokens}", where="token_contributions", allowed="integers from 1")
+        added_TK = standardised_TK * self.weights_K
+        if self.variant.pooling not in ("max", *_LAST):
+            return added_TK.sum(axis=1) / n_tokens
+        counted_TK = np.zeros(added_TK.shape, dtype=bool)
+        if len(added_TK):
+            counted = standardised_TK.argmax(axis=0) if self.variant.pooling == "max" else len(added_TK) - 1
+            counted_TK[counted, np.arange(added_TK.shape[1])] = True
+        return np.where(counted_TK, added_TK, 0.0).sum(axis=1)
+
+    def save(self, path: Path) -> None:
+        """Write as JSON with exact floats, atomically."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        arrays = {name: value.tolist() for name, value in values.items() if isinstance(value, np.ndarray)}
+        plain = {"variant": asdict(self.variant), "site": str(self.site), "format": FORMAT}
+        write_json(path, values | arrays | plain)
+
+    @classmethod
+    def load(cls, path: Path) -> FittedEnsemble:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        UserError
+            No such file, or one that holds something else.
+        """
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            if values.pop("format") != FORMAT:
+                raise ValueError("another format")
+            values["variant"], values["site"] = Variant(**values["variant"]), Site.parse(values["site"])
+            values["train_ids"] = tuple(values["train_ids"])
+            for name, kind in _ARRAYS.items():
+                values[name] = np.array(values[name], dtype=kind)
+                if not np.isfinite([*values[name], values["intercept"]]).all():
+                    raise ValueError(f"{name} or the intercept is not finite")
+            ensemble = cls(**values)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, UserError) as error:
+            raise UserError(f"{path} holds no fitted ensemble ({error})", suggestion="Fit and save it again") from error
+        if len({getattr(ensemble, name).shape for name in _ARRAYS}) > 1:
+            raise UserError(f"{path} holds no fitted ensemble (its arrays differ in length)")
+        return ensemble
+
+    def _standardised(self, values_SK: ArrayLike) -> Array:
+        values_SK = np.asarray(values_SK, dtype=np.float64)
+        if values_SK.ndim != 2 or values_SK.shape[1] != len(self.features_K):
+            raise UserError(f"Values of shape {values_SK.shape} for an ensemble of {len(self.features_K)} features")
+        if not np.isfinite(values_SK).all():
+            row, column = np.argwhere(~np.isfinite(values_SK))[0]
+            raise UserError(f"Row {row} of feature {self.features_K[column]} is {values_SK[row, column]}")
+        return (values_SK - self.mean_K) / self.scale_K
+
+
+_ARRAYS = {
+    "features_K": np.int64,
+    "mean_K": np.float64,
+    "scale_K": np.float64,
+    "weights_K": np.float64,
+    "direction_K": np.int8,
+}
+
+
+def fit_ensemble(
+    bench: Bench, contrast: str, variant: Variant, rows: ArrayLike | None = None, *, seed: int = 0
+) -> FittedEnsemble:
+    """Select features and fit the ensemble of a variant, as `neurosae.decoding.decode` does in a training set.
+
+    Parameters
+    ----------
+    bench : Bench
+        Stimuli, language model and SAE.
+    contrast : str
+        Name of a contrast of the stimulus set.
+    variant : Variant
+        `block` is ignored for embeddings. The first principal components become weights of all neurons.
+    rows : array of int or bool, optional
+        Training stimuli, as rows of the stimulus table; those without a side of the contrast are left out. Default:
+        all stimuli. Whatever is found later with the ensemble is held out only as far as these rows are.
+    seed : int, default 0
+        Of the selector `random`; as the seed of a run.
+
+    Returns
+    -------
+    FittedEnsemble
+
+    Raises
+    ------
+    UserError
+        Unknown names, a bag of words (it has no site), latents anywhere but at the site of their SAE, k out of range,
+        training stimuli of one side only or without a value under the pooling.
+    """
+    if variant.representation == "bag_of_words":
+        raise UserError("A bag of words has no site to listen at", where="--representation", allowed="raw, sae, ...")
+    chosen, stimuli, source = bench.stimuli.contrast(contrast), bench.stimuli, bench.source
+    rows, labels_S = _training_rows(bench, chosen, rows)
+    site = EMBEDDINGS if variant.representation == "embeddings" else Site(variant.block)
+    if variant.representation in _LATENTS and (own := loading.declared_site(source.sae, source.model)) != site:
+        raise UserError(f"Latents of {source.sae} exist at {own}, not at {site}", where="--block")
+    responses = bench.responses(variant.representation, site.block)
+    pooled = bench.pooled(variant.representation, site.block, variant.pooling)
+    if not pooled.valid_S[rows].all():
+        first = rows[np.argmin(pooled.valid_S[rows])]
+        raise UserError(
+            f"Stimulus {stimuli.table['id'].iloc[first]} has no value: {pooled.reason_S[first]}", where="--pooling"
+        )
+    X_SF = pooled.dense()[rows]
+    features_K = _select(bench, variant, X_SF, rows, labels_S, contrast, seed)
+    mean_K, scale_K = standardisation(X_SF[:, features_K])
+    Z_SK = (X_SF[:, features_K] - mean_K) / scale_K
+    weights_K, intercept = _combine(variant, Z_SK, scale_K, labels_S)
+    difference_K = Z_SK[labels_S > 0].mean(axis=0) - Z_SK[labels_S < 0].mean(axis=0)
+    sae, sae_identity = _sae_of(bench, variant)
+    return FittedEnsemble(
+        concept=stimuli.name,
+        contrast=chosen.name,
+        target=target_level(chosen),
+        variant=variant,
+        site=site,
+        model=bench.source.identity() | {"fingerprint": responses.source["fingerprint"]},
+        sae=sae,
+        sae_identity=sae_identity,
+        features_K=features_K.astype(np.int64),
+        mean_K=mean_K,
+        scale_K=scale_K,
+        weights_K=weights_K,
+        intercept=intercept,
+        direction_K=np.sign(difference_K).astype(np.int8),
+        train_ids=tuple(map(str, stimuli.table["id"].iloc[rows])),
+        chat=stimuli.chat,
+    )
+
+
+def target_level(contrast: Contrast) -> str:
+    """The level a contrast is about, or its expression where several levels weigh above 0.
+
+    Examples
+    --------
+    >>> from neurosae import stimuli
+    >>> target_level(stimuli.load("valence").contrast("factuality"))
+    'factual'
+    """
+    if len(contrast.levels) == 1:
+        above = [level for level, weight in zip(contrast.levels[0], contrast.cell_weights, strict=True) if weight > 0]
+        if len(above) == 1:
+            return above[0]
+    return contrast.expression
+
+
+def check_fits(ensemble: FittedEnsemble, bench_or_model: Bench | LanguageModel, site: Site | None = None) -> None:
+    """Refuse to use an ensemble where it was not fitted.
+
+    Parameters
+    ----------
+    ensemble : FittedEnsemble
+    bench_or_model : Bench or LanguageModel
+        A bench tells language model and SAE without loading them; a language model is known by its fingerprint.
+    site : Site, optional
+        Where it is about to be used; not compared by default.
+
+    Raises
+    ------
+    UserError
+        Another language model (or precision), SAE or site.
+    """
+    if site is not None and site != ensemble.site:
+        raise UserError(f"This ensemble was fitted at {ensemble.site}, not at {site}", where="site")
+    if isinstance(bench_or_model, LanguageModel):
+        same = bench_or_model.fingerprint == ensemble.model["fingerprint"]
+        other = f"{bench_or_model.name} ({bench_or_model.plain.dtype})"
+    else:
+        identity = bench_or_model.source.identity()
+        same = _weights(identity) == _weights(ensemble.model)
+        other = f"{identity['model']} ({identity['dtype']})"
+    if not same:
+        raise UserError(
+            f"This ensemble was fitted on {ensemble.model['model']} ({ensemble.model['dtype']}), not on {other}",
+            where="--model",
+            suggestion="Use that language model, or fit the ensemble again",
+        )
+    if isinstance(bench_or_model, Bench) and ensemble.sae is not None:
+        sae, identity_here = _sae_of(bench_or_model, ensemble.variant)
+        if identity_here != ensemble.sae_identity:
+            raise UserError(
+                f"This ensemble reads latents of {ensemble.sae}, not of {sae} with these weights",
+                where="--sae",
+                suggestion="Use that SAE, or fit the ensemble again",
+            )
+
+
+def encoder_of(bench: Bench, ensemble: FittedEnsemble) -> Any:
+    """The SAE whose latents an ensemble reads: the trained one or its untrained control; None for neurons."""
+    if ensemble.variant.representation == "sae":
+        return bench.sae
+    if ensemble.variant.representation != "untrained_sae":
+        return None
+    return bench.untrained_sae(ensemble.site)
+
+
+def _training_rows(bench: Bench, contrast: Contrast, rows: ArrayLike | None) -> tuple[np.ndarray, NDArray[np.int8]]:
+    """Rows of the table that take part, ascending, and their labels +1 and -1."""
+    everyone = np.arange(len(bench.stimuli.table))
+    labelled, is_target = contrast.labels(bench.stimuli.table)
+    if rows is not None:
+        try:
+            used = np.isin(labelled, everyone[np.asarray(rows)])
+        except IndexError as error:
+            raise UserError(f"These are no rows of the stimulus table: {error}", where="rows") from error
+        labelled, is_target = labelled[used], is_target[used]
+    return labelled, np.where(is_target > 0, 1, -1).astype(np.int8)
+
+
+def _select(
+    bench: Bench,
+    variant: Variant,
+    X_SF: Array,
+    rows: np.ndarray,
+    labels_S: NDArray[np.int8],
+    contrast: str,
+    seed: int,
+) -> np.ndarray:
+    """Selected features, best first; all of them where nothing is selected."""
+    if variant.selector in (ALL, PCA):
+        return np.arange(X_SF.shape[1])
+    profiles = None
+    if variant.selector.endswith("_profile"):
+        found = bench.profiles(variant.representation, variant.block)
+        profiles = (found.values_SWF[rows], found.defined_SW[rows])
+    paired = bench.stimuli.design(contrast) in ("pairs", "families")
+    found_F = scores(
+        variant.selector,
+        X_SF,
+        labels_S,
+        blocks_S=bench.stimuli.blocks(contrast, rows) if paired else None,
+        profiles=profiles,
+        rng_seed=derived_seed(int(digest([seed, variant.representation, variant.selector]), 16) % 2**31),
+    )
+    return top_k(found_F, variant.k)
+
+
+def _combine(variant: Variant, Z_SK: Array, scale_K: Array, labels_S: NDArray[np.int8]) -> tuple[Array, float]:
+    """Weights of the standardised features, and the intercept."""
+    fit = get_ensemble(variant.ensemble)
+    if variant.selector != PCA:
+        w_1K, b_1 = fit(Z_SK[None], labels_S[None], None, 1.0)
+        return w_1K[0], float(b_1[0])
+    available = min(Z_SK.shape[1], len(Z_SK) - 1)
+    if not 1 <= variant.k <= available:
+        raise UserError(f"k is {variant.k}", where="--k", allowed=f"1 to {available} principal components")
+    # Components of the activations as they are, as in decoding; a constant cannot change them.
+    components = PrincipalComponents(variant.k, svd_solver="full").fit(Z_SK * scale_K)
+    P_SP = components.transform(Z_SK * scale_K)
+    mean_P, scale_P = standardisation(P_SP)
+    w_1P, b_1 = fit(((P_SP - mean_P) / scale_P)[None], labels_S[None], None, 1.0)
+    slope_P = w_1P[0] / scale_P
+    offset_P = components.mean_ @ components.components_.T + mean_P
+    return (slope_P @ components.components_) * scale_K, float(b_1[0] - offset_P @ slope_P)
+
+
+def _sae_of(bench: Bench, variant: Variant) -> tuple[str | None, str | None]:
+    """Name and identity of the SAE; the threshold of the untrained one depends on the stimuli."""
+    if variant.representation not in _LATENTS:
+        return None, None
+    name, identity = bench.source.sae, bench.source.sae_identity()
+    if variant.representation == "untrained_sae":
+        name = f"untrained{bench.source.seed} {name}"
+        identity = digest({"trained": identity, "seed": bench.source.seed, "stimuli": bench.folder.name}, 16)
+    return name, identity
+
+
+def _weights(identity: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in identity.items() if name not in _SPEED_ONLY}
