@@ -40,6 +40,7 @@ _HEADER = {
 def parser() -> Parser:
     """Command-line options."""
     p = shared.command("check_sae", __doc__)
+    p.bound_memory = ("tokens",)
     what = p.add_argument_group("what")
     what.add_argument(
         "sae",
@@ -48,7 +49,7 @@ def parser() -> Parser:
         help="a bundled name, a file or folder, a hub name; @SITE behind it overrules its hook",
     )
     shared.add_texts(what, default=200)
-    what.add_argument("--tokens", type=int, default=4000, help="clean tokens to compare readings on: bounds memory")
+    what.add_argument("--tokens", type=int, default=4000, help="clean tokens to compare readings on; bounds memory")
     shared.add_model(p, default=None)
     return p
 

@@ -41,6 +41,8 @@ exit codes:
   141  nobody reads the output any more (... | head)"""
 _METAVARS: dict[Any, str] = {int: "N", float: "X", Path: "PATH"}
 _COMMON = {"config": 1, "quiet": 2, "verbose": 3, "json": 4, "help": 5}
+BOUND_MEMORY = ("batch_size", "batch_tokens", "shard_tokens", "buffer")
+"""Options that bound memory, whichever command has them."""
 _ALOUD = ("huggingface_hub", "datasets")  # libraries that write to stderr themselves
 log = logging.getLogger("neurosae")
 
@@ -125,6 +127,8 @@ class Parser(argparse.ArgumentParser):
         What an interrupted run leaves, for a command that goes on from there.
     only_commands : bool, default False
         There is nothing but sub-commands, each with a parser like this one.
+    bound_memory : sequence of str, default `BOUND_MEMORY`
+        Names of arguments that bound memory, where the command has them: to be named when memory does not suffice.
     **how
         As `argparse.ArgumentParser` takes them.
 
@@ -136,7 +140,13 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(
-        self, prog: str, description: str | None = None, resumes: str = "", only_commands: bool = False, **how: Any
+        self,
+        prog: str,
+        description: str | None = None,
+        resumes: str = "",
+        only_commands: bool = False,
+        bound_memory: Sequence[str] = BOUND_MEMORY,
+        **how: Any,
     ) -> None:
         settings: dict[str, Any] = {
             "formatter_class": _Formatter,
@@ -145,7 +155,7 @@ class Parser(argparse.ArgumentParser):
             "add_help": False,
         } | how
         super().__init__(prog=prog, description=description, **settings)
-        self.resumes = resumes
+        self.resumes, self.bound_memory = resumes, bound_memory
         self.output = self.add_argument_group("output")
         self.output.add_argument("-h", "--help", action="help", help="show this")
         if only_commands:
@@ -198,12 +208,27 @@ class Parser(argparse.ArgumentParser):
             raise unknown_name("value", choice[1], known, where=where)
         raise UserError(what[:1].upper() + what[1:], where=where, suggestion=f"See {self.prog} --help")
 
+    def in_its_words(self, error: UserError) -> UserError:
+        """An error of the library, which names arguments, as one about the options that stand for them."""
+        flag = self._flags().get(error.where or "")
+        if flag is None:
+            return error
+        return type(error)(error.what, where=flag, allowed=error.allowed, suggestion=error.suggestion)
+
+    def _flags(self) -> dict[str, str]:
+        """Option of every argument by the argument's name, those of sub-commands too."""
+        flags: dict[str, str] = {}
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for parser in action.choices.values():
+                    flags |= parser._flags()
+            elif action.option_strings:
+                flags[action.dest] = action.option_strings[0]
+        return flags
+
     def memory_options(self) -> str:
-        """The options whose help says that they bound memory."""
-        bounding = [
-            action for action in self._actions if action.option_strings and "bounds memory" in (action.help or "")
-        ]
-        return " or ".join(action.option_strings[0] for action in bounding)
+        """The options of this command that bound memory."""
+        return " or ".join(flag for name, flag in self._flags().items() if name in self.bound_memory)
 
 
 def main(
@@ -263,6 +288,7 @@ class _Ending:
     def failed(self, error: Exception) -> int:
         """Exit code of an error, which is told without a traceback, unless that was asked for."""
         known = as_user_error(error, self.parser.memory_options())
+        known = known and self.parser.in_its_words(known)
         code = UNEXPECTED if known is None else NO if isinstance(known, CheckFailed) else MENDABLE
         if "--verbose" in self.given:
             traceback.print_exception(error)

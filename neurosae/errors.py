@@ -16,7 +16,7 @@ class UserError(Exception):
     what : str
         What is wrong, in one sentence.
     where : str, optional
-        File and line, option or argument.
+        File and line, or the name of an argument; a command shows the option that stands for it.
     allowed : str, optional
         What would have been accepted.
     suggestion : str, optional
@@ -24,8 +24,8 @@ class UserError(Exception):
 
     Examples
     --------
-    >>> print(UserError("k is 0", where="--k", allowed="integers from 1"))
-    --k: k is 0. Allowed: integers from 1.
+    >>> print(UserError("k is 0", where="k", allowed="integers from 1"))
+    k: k is 0. Allowed: integers from 1.
     """
 
     def __init__(
@@ -41,6 +41,20 @@ class UserError(Exception):
             whole = suggestion.endswith("?") or "\n" in suggestion
             message += f" {suggestion}" if whole else f" {suggestion.rstrip('.')}."
         super().__init__(message)
+
+
+def at_least(least: int, **values: float) -> None:
+    """Refuse arguments that are too small.
+
+    Examples
+    --------
+    >>> at_least(1, folds=5, repeats=0)
+    Traceback (most recent call last):
+    neurosae.errors.UserError: repeats: 0 is too small. Allowed: numbers from 1.
+    """
+    for name, value in values.items():
+        if not value >= least:
+            raise UserError(f"{value} is too small", where=name, allowed=f"numbers from {least}")
 
 
 class CheckFailed(UserError):

@@ -139,9 +139,9 @@ def load(
     (30, 576)
     """
     if dtype not in DTYPES:
-        raise UserError(f"Unknown dtype '{dtype}'", where="--dtype", allowed=", ".join(DTYPES))
+        raise UserError(f"Unknown dtype '{dtype}'", where="dtype", allowed=", ".join(DTYPES))
     if device_map is not None and device_map not in DEVICE_MAPS:
-        raise unknown_name("device map", device_map, DEVICE_MAPS, where="--device-map")
+        raise unknown_name("device map", device_map, DEVICE_MAPS, where="device_map")
     where = resolve_device(device)
     name_or_path = _hugging_face_name(name_or_path)
     local = prepare() if name_or_path == DEFAULT else None
@@ -245,7 +245,7 @@ def _bridge(source: str, hf_model: Any, tokenizer: Any, dtype: torch.dtype, devi
     except ValueError as error:
         raise UserError(
             f"TransformerLens has no bridge for '{source}' ({type(hf_model).__name__}): {_first_line(error)}",
-            where="--model",
+            where="model",
             allowed="architectures of TransformerLens, e.g. GPT-2, GPT-NeoX, Llama, Qwen, Gemma",
         ) from error
 
@@ -258,7 +258,7 @@ def resolve_device(device: str) -> torch.device:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
         raise UserError(
-            f"Device '{device}' is not available here", where="--device", allowed="auto, cpu, cuda, mps"
+            f"Device '{device}' is not available here", where="device", allowed="auto, cpu, cuda, mps"
         ) from error
 
 
@@ -297,16 +297,16 @@ def _from_pretrained(source: str, dtype: torch.dtype, device_map: str | None) ->
             raise _gated(source) from error
         raise UserError(
             f"The language model '{source}' could not be loaded: {_first_line(error)}",
-            where="--model",
+            where="model",
             allowed=f"'{DEFAULT}', a Hugging Face name (with a network or a hub cache), or a local folder",
         ) from error
     # transformers fills what is not in the checkpoint with random values.
     if missing := sorted(info["missing_keys"]):
         raise UserError(
-            f"The checkpoint of '{source}' lacks {len(missing)} weights, e.g. {missing[0]}", where="--model"
+            f"The checkpoint of '{source}' lacks {len(missing)} weights, e.g. {missing[0]}", where="model"
         )
     if not tokenizer.is_fast:
-        raise UserError(f"The tokenizer of '{source}' gives no character offsets", where="--model")
+        raise UserError(f"The tokenizer of '{source}' gives no character offsets", where="model")
     return model, tokenizer
 
 
@@ -317,7 +317,7 @@ def _first_line(error: Exception) -> str:
 def _gated(name: str) -> UserError:
     return UserError(
         f"'{name}' is gated",
-        where="--model",
+        where="model",
         suggestion=f"Accept its licence at huggingface.co/{name}, then put HF_TOKEN=... into the environment or .env",
     )
 
@@ -327,7 +327,7 @@ def _sink_token(name: str, tokenizer: Any) -> int:
     for candidate in (_SINK_TOKENS.get(name), tokenizer.bos_token_id, tokenizer.eos_token_id):
         if candidate is not None:
             return int(candidate)
-    raise UserError(f"The tokenizer of '{name}' has neither BOS nor EOS to serve as a sink token", where="--model")
+    raise UserError(f"The tokenizer of '{name}' has neither BOS nor EOS to serve as a sink token", where="model")
 
 
 def _fingerprint(hf_model: torch.nn.Module, sink_token: int) -> str:

@@ -172,7 +172,7 @@ class Bench:
     def profiles(self, representation: str, block: int) -> Profiles:
         """Stimuli x positions x features, left-aligned."""
         if representation == "bag_of_words":
-            raise UserError("A bag of words has no profiles over positions", where="--selector")
+            raise UserError("A bag of words has no profiles over positions", where="selector")
         return self.responses(representation, block).profiles("left", PROFILE_WIDTH)
 
     def _keep(self, name: str, responses: Responses) -> Responses:

@@ -110,7 +110,7 @@ class Responses:
             Also use the sink, template and outlier tokens.
         """
         if how not in POOLINGS:
-            raise UserError(f"Unknown pooling '{how}'", where="--pooling", allowed=", ".join(POOLINGS))
+            raise UserError(f"Unknown pooling '{how}'", where="pooling", allowed=", ".join(POOLINGS))
         owner, n = self.tokens["stimulus"].to_numpy(), len(self.stimuli)
         use = np.ones(len(owner), bool) if include_sinks else self.tokens["clean"].to_numpy(dtype=bool)
         missing = "no clean token"

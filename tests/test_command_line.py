@@ -104,8 +104,8 @@ def test_required_options_may_stand_in_the_file(tmp_path: Path) -> None:
 
 def command(work: Callable[[], Summary], *arguments: str, resumes: str = "") -> int:
     """A command that does this."""
-    p = Parser("weigh", "Weigh.", resumes)
-    p.add_argument("--stone", type=int, help="a stone: bounds memory")
+    p = Parser("weigh", "Weigh.", resumes, bound_memory=["stone"])
+    p.add_argument("--stone", type=int, help="a stone")
     return console.main(p, lambda options: work(), arguments)
 
 

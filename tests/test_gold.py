@@ -27,7 +27,7 @@ from neurosae.discovery.ranking import (
 from neurosae.errors import UserError
 from neurosae.inference.bootstrap import resampling_weights
 
-FOLDER = Path(gold.__file__).parents[1] / "stimuli" / "gold"
+FOLDER = Path(gold.__file__).parents[2] / "stimuli" / "gold"
 RANKED = st.lists(st.tuples(st.integers(-3, 3), st.integers(0, 3)), min_size=2, max_size=30).filter(
     lambda pairs: any(grade >= 2 for _, grade in pairs)
 )

@@ -96,9 +96,9 @@ class AnthropicJudge:
     ) -> None:
         settings = settings or JudgeSettings()
         if settings.concurrency < 1:
-            raise UserError(f"{settings.concurrency} requests at once", where="--concurrency", allowed="1 or more")
+            raise UserError(f"{settings.concurrency} requests at once", where="concurrency", allowed="1 or more")
         if not settings.deadline > 0:
-            raise UserError(f"A deadline of {settings.deadline} s", where="--deadline", allowed="a number above 0")
+            raise UserError(f"A deadline of {settings.deadline} s", where="deadline", allowed="a number above 0")
         self.settings, self.model = settings, settings.model or DEFAULT_MODEL
         self.name = f"anthropic:{self.model}"
         self.price = price_of(self.model, settings.price)
@@ -107,7 +107,7 @@ class AnthropicJudge:
         if not (self._key or settings.dry_run or self.endpoint != ENDPOINT):
             raise UserError(
                 f"There is no {KEY} in the environment or in .env",
-                where="--judge anthropic",
+                where="judge",
                 suggestion="--judge embeddings and --judge local work offline without one",
             )
         self._transport = Transport(
@@ -128,7 +128,7 @@ class AnthropicJudge:
             import anthropic
         except ImportError as error:
             raise UserError(
-                "The package anthropic is not installed", where="--judge anthropic", suggestion="Install neurosae[llm]"
+                "The package anthropic is not installed", where="judge", suggestion="Install neurosae[llm]"
             ) from error
         return anthropic.AsyncAnthropic(
             api_key=self._key or "none", base_url=self.endpoint, max_retries=0, timeout=self.settings.deadline
@@ -166,7 +166,7 @@ class AnthropicJudge:
 
     def _send(self, requests: Sequence[GradeRequest] | Sequence[Completion]) -> list[Reply]:
         if self.settings.dry_run:
-            raise UserError("A dry run sends nothing", where="--dry-run", suggestion="Ask for a quote")
+            raise UserError("A dry run sends nothing", where="dry_run", suggestion="Ask for a quote")
         return self._transport.send([self._call(request) for request in requests])
 
     def quote(self, requests: Sequence[GradeRequest | Completion]) -> Quote:
@@ -221,6 +221,6 @@ def _endpoint(base_url: str | None) -> str:
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
         raise UserError(
-            "The judge's server has no usable address", where="--base-url", allowed="http(s)://host[:port], no password"
+            "The judge's server has no usable address", where="base_url", allowed="http(s)://host[:port], no password"
         )
     return address

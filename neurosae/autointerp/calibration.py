@@ -137,7 +137,7 @@ def chosen_rows(corpus: GoldCorpus, limit: int | None = None, seed: int = 0) -> 
     """
     rows = held_out(corpus)
     if limit is not None and limit < FEWEST:
-        raise UserError(f"{limit} sentences are too few", where="--limit", allowed=f"{FEWEST} or more")
+        raise UserError(f"{limit} sentences are too few", where="limit", allowed=f"{FEWEST} or more")
     if limit is not None and limit < rows.sum():
         kept = np.random.default_rng(seed).choice(np.flatnonzero(rows), limit, replace=False)
         rows = np.isin(np.arange(len(rows)), kept)

@@ -227,10 +227,10 @@ def load_judge(name: str, settings: JudgeSettings | None = None) -> Judge:
     ...     load_judge("embedding")
     ... except UserError as error:
     ...     print(error)
-    --judge: Unknown judge 'embedding'. Allowed: anthropic, embeddings, local. Did you mean 'embeddings'?
+    judge: Unknown judge 'embedding'. Allowed: anthropic, embeddings, local. Did you mean 'embeddings'?
     """
     if name not in JUDGES:
-        raise unknown_name("judge", name, JUDGES, where="--judge")
+        raise unknown_name("judge", name, JUDGES, where="judge")
     return JUDGES[name](settings or JudgeSettings())
 
 
@@ -243,5 +243,5 @@ def writer(judge: Judge) -> Writer:
         For the embeddings judge, which has no words.
     """
     if not isinstance(judge, Writer):
-        raise UserError(f"The judge {judge.name} cannot write", where="--judge", allowed="anthropic, local")
+        raise UserError(f"The judge {judge.name} cannot write", where="judge", allowed="anthropic, local")
     return judge

@@ -71,7 +71,7 @@ class Ledger:
 
     def __init__(self, path: Path | None = None, budget: float | None = None) -> None:
         if budget is not None and not 0 < budget < float("inf"):
-            raise UserError(f"A budget of {budget} dollars", where="--budget", allowed="a number above 0")
+            raise UserError(f"A budget of {budget} dollars", where="budget", allowed="a number above 0")
         new = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}.jsonl"
         self.path, self.budget = path or cache_folder("judges", "journals") / new, budget
         self.in_flight: dict[str, float] = {}

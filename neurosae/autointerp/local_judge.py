@@ -49,11 +49,11 @@ class LocalJudge:
         tokenizer = language_model.tokenizer
         if not tokenizer.chat_template:
             raise UserError(
-                f"{language_model.name} has no chat template", where="--judge-model", allowed="an instruct model"
+                f"{language_model.name} has no chat template", where="judge_model", allowed="an instruct model"
             )
         labels = [tokenizer(str(grade), add_special_tokens=False).input_ids for grade in GRADES]
         if any(len(label) != 1 for label in labels):
-            raise UserError(f"{language_model.name} does not write 0 to 3 as one token each", where="--judge-model")
+            raise UserError(f"{language_model.name} does not write 0 to 3 as one token each", where="judge_model")
         self.language_model, self.batch_size = language_model, batch_size
         self.name = f"local:{language_model.name}"
         self._plain: Any = language_model.plain

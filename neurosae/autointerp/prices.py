@@ -92,10 +92,10 @@ def price_of(model: str, given: tuple[float, float] | None = None) -> Price:
     """
     if given is not None:
         if not all(0 <= value < float("inf") for value in given):
-            raise UserError(f"The price {given} is no price", where="--price", allowed="two numbers from 0")
+            raise UserError(f"The price {given} is no price", where="price", allowed="two numbers from 0")
         return Price(*given, PRICES[model].thinking if model in PRICES else "unset")
     if model not in PRICES:
-        error = unknown_name("model", model, PRICES, where="--judge-model")
+        error = unknown_name("model", model, PRICES, where="judge_model")
         advice = f"Prices are of {AS_OF}; for any other model add --price INPUT OUTPUT (dollars per million tokens)"
         raise UserError(error.what, where=error.where, allowed=error.allowed, suggestion=advice)
     return PRICES[model]

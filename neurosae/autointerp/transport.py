@@ -197,7 +197,7 @@ class _Run:
         if not self.heard and not error.connected:
             raise UserError(
                 f"The judge's server cannot be reached ({self.transport.clean(str(error))})",
-                where="--base-url",
+                where="base_url",
                 suggestion="Check the address and the network; --judge embeddings and --judge local work offline",
             )
         return Reply("", f"no answer after {self.transport.attempts} attempts: {self.transport.clean(str(error))}")
@@ -243,7 +243,7 @@ class _Run:
                     raise UserError(
                         f"The budget of ${ledger.budget:.4f} has no room for the next request, which may cost "
                         f"${at_most:.4f}: {ledger.spending}",
-                        where="--budget",
+                        where="budget",
                         suggestion="Answers so far are kept, never paid again: repeat with more; --dry-run prices it",
                     )
                 await self.ledger_changed.wait()
@@ -279,9 +279,9 @@ class _Run:
                 suggestion="Check the key; --judge embeddings and --judge local work offline without one",
             )
         if code == 402:
-            return UserError(f"The server wants to be paid first: {said}", where="--judge")
+            return UserError(f"The server wants to be paid first: {said}", where="judge")
         if code == 404:
-            return UserError(f"The server knows no model '{call.body['model']}' (404)", where="--judge-model")
+            return UserError(f"The server knows no model '{call.body['model']}' (404)", where="judge_model")
         if code not in _WORTH_A_RETRY and code < 500:
             return _Rejected(f"{code}: {said}")
         wait = retry_after(error.response.headers)

@@ -235,18 +235,18 @@ def fit_ensemble(
         training stimuli of one side only or without a value under the pooling.
     """
     if variant.representation == "bag_of_words":
-        raise UserError("A bag of words has no site to listen at", where="--representation", allowed="raw, sae, ...")
+        raise UserError("A bag of words has no site to listen at", where="representation", allowed="raw, sae, ...")
     chosen, stimuli, source = bench.stimuli.contrast(contrast), bench.stimuli, bench.source
     rows, labels_S = _training_rows(bench, chosen, rows)
     site = EMBEDDINGS if variant.representation == "embeddings" else Site(variant.block)
     if variant.representation in _LATENTS and (own := loading.declared_site(source.sae, source.model)) != site:
-        raise UserError(f"Latents of {source.sae} exist at {own}, not at {site}", where="--block")
+        raise UserError(f"Latents of {source.sae} exist at {own}, not at {site}", where="block")
     responses = bench.responses(variant.representation, site.block)
     pooled = bench.pooled(variant.representation, site.block, variant.pooling)
     if not pooled.valid_S[rows].all():
         first = rows[np.argmin(pooled.valid_S[rows])]
         raise UserError(
-            f"Stimulus {stimuli.table['id'].iloc[first]} has no value: {pooled.reason_S[first]}", where="--pooling"
+            f"Stimulus {stimuli.table['id'].iloc[first]} has no value: {pooled.reason_S[first]}", where="pooling"
         )
     X_SF = pooled.dense()[rows]
     features_K = _select(bench, variant, X_SF, rows, labels_S, contrast, seed)
@@ -319,7 +319,7 @@ def check_fits(ensemble: FittedEnsemble, bench_or_model: Bench | LanguageModel, 
     if not same:
         raise UserError(
             f"This ensemble was fitted on {ensemble.model['model']} ({ensemble.model['dtype']}), not on {other}",
-            where="--model",
+            where="model",
             suggestion="Use that language model, or fit the ensemble again",
         )
     if isinstance(bench_or_model, Bench) and ensemble.sae is not None:
@@ -327,7 +327,7 @@ def check_fits(ensemble: FittedEnsemble, bench_or_model: Bench | LanguageModel, 
         if identity_here != ensemble.sae_identity:
             raise UserError(
                 f"This ensemble reads latents of {ensemble.sae}, not of {sae} with these weights",
-                where="--sae",
+                where="sae",
                 suggestion="Use that SAE, or fit the ensemble again",
             )
 
@@ -390,7 +390,7 @@ def _combine(variant: Variant, Z_SK: Array, scale_K: Array, labels_S: NDArray[np
         return w_1K[0], float(b_1[0])
     available = min(Z_SK.shape[1], len(Z_SK) - 1)
     if not 1 <= variant.k <= available:
-        raise UserError(f"k is {variant.k}", where="--k", allowed=f"1 to {available} principal components")
+        raise UserError(f"k is {variant.k}", where="k", allowed=f"1 to {available} principal components")
     # Components of the activations as they are, as in decoding; a constant cannot change them.
     components = PrincipalComponents(variant.k, svd_solver="full").fit(Z_SK * scale_K)
     P_SP = components.transform(Z_SK * scale_K)

@@ -108,9 +108,9 @@ class Grid:
         ):
             for name in chosen:
                 if name not in known:
-                    raise unknown_name(kind, name, known, where=f"--{kind}")
+                    raise unknown_name(kind, name, known, where=kind)
         if any(k < 1 for k in self.ks):
-            raise UserError(f"k is {min(self.ks)}", where="--k", allowed="integers from 1")
+            raise UserError(f"k is {min(self.ks)}", where="k", allowed="integers from 1")
 
     def families(self) -> list[Family]:
         """All families, without repetition, in a fixed order."""

@@ -56,7 +56,7 @@ def census(texts: Iterable[str], keywords: Iterable[str]) -> pd.DataFrame:
         np.add.at(count, found, 1)
         holding[np.unique(found)] += 1
     if not n_words:
-        raise UserError("The texts hold no word", where="--corpus")
+        raise UserError("The texts hold no word", where="corpus")
     return pd.DataFrame(
         {
             "keyword": names,
@@ -119,12 +119,12 @@ Candidate = tuple[tuple[str, ...], bool, int]  # words, whether case counts, whi
 def _by_first_word(keywords: Sequence[str]) -> dict[str, list[Candidate]]:
     """Keywords by their first word in one case, in the order in which they are tried."""
     if not keywords:
-        raise UserError("There is no keyword", where="--keywords")
+        raise UserError("There is no keyword", where="keywords")
     candidates: dict[str, list[Candidate]] = {}
     for number, keyword in enumerate(keywords):
         words = _WORD.findall(keyword)
         if not words:
-            raise UserError(f"'{keyword}' holds no word", where="--keywords")
+            raise UserError(f"'{keyword}' holds no word", where="keywords")
         exact = keyword != keyword.lower()
         shown = tuple(words if exact else (word.casefold() for word in words))
         candidates.setdefault(words[0].casefold(), []).append((shown, exact, number))

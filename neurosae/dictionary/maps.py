@@ -135,7 +135,7 @@ def require_umap() -> Any:
         from umap import UMAP
     except ImportError as error:
         raise UserError(
-            "Maps need umap-learn", where="--umap", suggestion='Run:\npip install -c constraints.txt -e ".[maps]"'
+            "Maps need umap-learn", where="umap", suggestion='Run:\npip install -c constraints.txt -e ".[maps]"'
         ) from error
     return UMAP
 
@@ -161,7 +161,7 @@ def umap_positions(distance_NN: np.ndarray, *, neighbours: int = 15, seed: int =
     """
     UMAP = require_umap()
     if len(distance_NN) < 10:
-        raise UserError(f"A map of {len(distance_NN)} points", where="--umap", allowed="10 points or more")
+        raise UserError(f"A map of {len(distance_NN)} points", where="umap", allowed="10 points or more")
     layout = UMAP(metric="precomputed", n_neighbors=min(neighbours, len(distance_NN) - 1), random_state=seed, n_jobs=1)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="using precomputed metric")

@@ -94,7 +94,7 @@ def load(name_or_path: str) -> MemberList:
     12
     """
     if not name_or_path.endswith((".yaml", ".yml")) and name_or_path not in available():
-        raise unknown_name("member list", name_or_path, available(), where="--members")
+        raise unknown_name("member list", name_or_path, available(), where="members")
     path = available().get(name_or_path, Path(name_or_path))
     try:
         if path.stat().st_size > _MAX_BYTES:
@@ -126,7 +126,7 @@ def load_all(names: Iterable[str]) -> list[MemberList]:
         if each.name in found:
             raise UserError(
                 f"'{found[each.name][0]}' and '{source}' are both lists named '{each.name}'",
-                where="--members",
+                where="members",
                 allowed="every name once",
                 suggestion="Leave one out, or change the name inside its file",
             )

@@ -174,7 +174,7 @@ def discover(
     if not counts["n_sentences"]:
         raise UserError(
             f"The corpus has no sentence that can be scored: {corpus.n_texts} texts, {counts['n_read']} sentences",
-            where="--corpus",
+            where="corpus",
             suggestion="Give texts with whole sentences, or split=False",
         )
     return _result(bench, ensembles, keeper, per_decile, n_random, corpus.n_texts, counts)
@@ -231,7 +231,7 @@ class _Corpus:
 
     def __init__(self, texts: Iterable[str], split: bool) -> None:
         if isinstance(texts, str | bytes):
-            raise UserError("The corpus is a single text, not a sequence of texts", where="--corpus")
+            raise UserError("The corpus is a single text, not a sequence of texts", where="corpus")
         self.n_texts, self._chain = 0, b""
         self._units = self._read(texts, split)
 
@@ -262,11 +262,11 @@ class _Corpus:
     def _read(self, texts: Iterable[str], split: bool) -> Iterator[str]:
         for text in texts:
             if not isinstance(text, str):
-                raise UserError(f"Text {self.n_texts} is {type(text).__name__}, not text", where="--corpus")
+                raise UserError(f"Text {self.n_texts} is {type(text).__name__}, not text", where="corpus")
             try:
                 text.encode()
             except UnicodeEncodeError as error:
-                raise UserError(f"Text {self.n_texts} is no valid Unicode: {error}", where="--corpus") from None
+                raise UserError(f"Text {self.n_texts} is no valid Unicode: {error}", where="corpus") from None
             self.n_texts += 1
             yield from split_sentences(text) if split else [text]
 
@@ -390,7 +390,7 @@ def _check_settings(ensembles: tuple[FittedEnsemble, ...], sizes: dict[str, int]
     if any(ensemble.variant.pooling == "target" for ensemble in ensembles):
         raise UserError(
             "An ensemble that pools over target spans cannot read texts without them",
-            where="--pooling",
+            where="pooling",
             allowed="mean, max, last, prompt_end",
         )
     if len({canonical_json(ensemble.chat) for ensemble in ensembles}) > 1:

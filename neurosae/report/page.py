@@ -68,12 +68,12 @@ def write_page(run: RunData, out: Path | None = None) -> Path:
     """Write the page of a run that has been read, as `write_report` does."""
     place, html = out or run.path / PAGE, render(run)
     if place.is_dir():
-        raise UserError(f"{place} is a folder", where="--out", allowed="a file")
+        raise UserError(f"{place} is a folder", where="out", allowed="a file")
     try:
         with atomic_path(place) as temporary:
             temporary.write_text(html, encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{place} cannot be written ({error.strerror})", where="--out") from error
+        raise UserError(f"{place} cannot be written ({error.strerror})", where="out") from error
     return place
 
 

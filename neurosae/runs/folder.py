@@ -42,7 +42,7 @@ class RunFolder:
         try:
             (self.path / "cells").mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"The folder {self.path} cannot be made ({error.strerror})", where="--out") from error
+            raise UserError(f"The folder {self.path} cannot be made ({error.strerror})", where="out") from error
         write_json(self.path / "configuration.json", self.configuration)
 
     def cell(self, variant: Variant) -> Path:

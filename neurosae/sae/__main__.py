@@ -89,7 +89,7 @@ def table(model: str | None = None) -> list[tuple[str, ...]]:
     if not rows:
         raise UserError(
             f"No SAE is known for '{model}'",
-            where="--model",
+            where="model",
             suggestion="Leave --model out to see every language model",
         )
     return [("name", "SAEs", "language model", "latents", "L0", "Neuronpedia", "memory, float32"), *rows]

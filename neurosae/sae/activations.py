@@ -18,7 +18,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from neurosae.corpora import identity, sentences
-from neurosae.errors import UserError
+from neurosae.errors import UserError, at_least
 from neurosae.files import write_json
 from neurosae.forward import pad, run_batch
 from neurosae.models import LanguageModel
@@ -60,7 +60,7 @@ class ContextPlan:
         """Refuse a context that the language model cannot read."""
         if not 2 <= self.context <= language_model.context:
             allowed = f"2 to {language_model.context} tokens"
-            raise UserError(f"A context of {self.context}", where="--context", allowed=allowed)
+            raise UserError(f"A context of {self.context}", where="context", allowed=allowed)
 
 
 @contextmanager
@@ -80,10 +80,10 @@ def only_run(folder: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise UserError(
-            f"Another run is writing to {folder}", where="--out", suggestion="Let it end, or choose another folder"
+            f"Another run is writing to {folder}", where="out", suggestion="Let it end, or choose another folder"
         ) from error
     except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror or error})", where="--out") from error
+        raise UserError(f"{folder} cannot be written ({error.strerror or error})", where="out") from error
     try:
         yield
     finally:
@@ -131,7 +131,7 @@ def clean_batches(
             if not torch.isfinite(norm).all():
                 raise UserError(
                     f"{language_model.name} gives activations at {site} that are not finite",
-                    where="--dtype",
+                    where="dtype",
                     suggestion="Choose bfloat16 or float32: float16 overflows in many models",
                 )
             normal &= norm <= LIMIT * norms[site]
@@ -234,9 +234,7 @@ def capture_sites(
         filling.
     """
     plan.check(language_model)
-    for option, value in (("--tokens", n_tokens), ("--shard-tokens", shard_tokens)):
-        if value < 1:
-            raise UserError(f"{value} tokens", where=option, allowed="integers from 1")
+    at_least(1, tokens=n_tokens, shard_tokens=shard_tokens)
     sites = [site.check(language_model.n_blocks) for site in folders]
     made_by = {"model": language_model.name, "fingerprint": language_model.fingerprint, **dataclasses.asdict(plan)}
     requests = folder_requests((request or {}) | made_by | {"first_text": first_text}, folders)
@@ -268,7 +266,7 @@ def capture_sites(
     log.info(f"{writer.tokens:,} clean tokens, {rate:,.0f} tokens/s, {dropped:,} outliers left out")
     if writer.tokens < n_tokens:
         raise UserError(
-            f"The corpus gave {writer.tokens:,} clean tokens, {n_tokens:,} were asked for", where="--tokens"
+            f"The corpus gave {writer.tokens:,} clean tokens, {n_tokens:,} were asked for", where="tokens"
         )
 
 

@@ -38,7 +38,7 @@ def to_saelens(
     if checkpoint.hook_name is None:
         raise UserError(
             "This SAE does not say which hook it belongs to",
-            where="--sae",
+            where="sae",
             suggestion="Add it behind an @, for example path/to/sae@15 or path/to/sae@blocks.15.hook_mlp_out",
         )
     tensors = {name: _as_dtype(tensor, dtype) for name, tensor in checkpoint.tensors.items()}
@@ -64,7 +64,7 @@ def to_saelens(
         )
         sae = sae_class(config)
     except (ValueError, TypeError) as error:
-        raise UserError(f"SAELens refuses this configuration: {error}", where="--sae") from error
+        raise UserError(f"SAELens refuses this configuration: {error}", where="sae") from error
     sae.load_state_dict(tensors, assign=True)
     return sae.to(device=torch.device(device)).eval()
 
@@ -75,4 +75,4 @@ def _as_dtype(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
 
 def _check_k(k: Any, n_latents: int) -> None:
     if not isinstance(k, int) or not 1 <= k <= n_latents:
-        raise UserError(f"k is {k!r}", where="--sae", allowed=f"integers from 1 to the {n_latents} latents")
+        raise UserError(f"k is {k!r}", where="sae", allowed=f"integers from 1 to the {n_latents} latents")

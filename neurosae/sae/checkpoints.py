@@ -63,11 +63,11 @@ def load_checkpoint(folder: Path, device: str = "cpu") -> Any:
     except (KeyError, ValueError, TypeError, RuntimeError, OSError, SafetensorError) as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(
-            f"{folder} is no complete checkpoint of SAELens' trainer ({reason})", where="--checkpoint"
+            f"{folder} is no complete checkpoint of SAELens' trainer ({reason})", where="checkpoint"
         ) from error
     for name, tensor in sae.state_dict().items():
         if not torch.isfinite(tensor).all():
-            raise UserError(f"'{name}' of {folder} has values that are not finite", where="--checkpoint")
+            raise UserError(f"'{name}' of {folder} has values that are not finite", where="checkpoint")
     return sae.to(resolve_device(device)).eval()
 
 
@@ -78,12 +78,12 @@ def _fold(trained: Any, scaler: Any, folder: Path) -> None:
         raise UserError(
             f"{folder / SCALER} has no {wanted}, the configuration says "
             f"normalize_activations='{trained.cfg.normalize_activations}'",
-            where="--checkpoint",
+            where="checkpoint",
             suggestion="Take the finished SAE: its scale is folded in",
         )
     if scaler.scaling_factor is not None:
         if not 0 < scaler.scaling_factor < float("inf"):
-            raise UserError(f"{folder / SCALER} has the scaling factor {scaler.scaling_factor}", where="--checkpoint")
+            raise UserError(f"{folder / SCALER} has the scaling factor {scaler.scaling_factor}", where="checkpoint")
         trained.fold_activation_norm_scaling_factor(scaler.scaling_factor)
     if scaler.whitening is not None:
         trained.fold_activation_whitening(

@@ -81,7 +81,7 @@ def encode_rows(
     if values_TD.ndim != 2 or values_TD.shape[1] != sae.cfg.d_in:
         raise UserError(
             f"The SAE reads activations of width {sae.cfg.d_in}, the language model gives {_width(values_TD)}",
-            where="--sae",
+            where="sae",
             suggestion="Choose an SAE that was trained on this language model",
         )
     wanted = None if latents is None else _existing(latents, sae.cfg.d_sae)

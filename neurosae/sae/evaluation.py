@@ -216,7 +216,7 @@ def measure(
         text_T, token_T = mask_BT.nonzero(as_tuple=True)
         strongest.add(codes_TF[kept_T], torch.tensor(rows)[text_T.cpu()], token_T)
     if clean.n == 0:
-        raise UserError("These texts have no clean token", where="--corpus", allowed="texts with words in them")
+        raise UserError("These texts have no clean token", where="corpus", allowed="texts with words in them")
     mean_D = (clean.total / clean.n).float()
     model_loss = losses(
         language_model,
@@ -253,11 +253,11 @@ def measure(
 
 def _check(sae: Any, language_model: LanguageModel, texts: Sequence[str]) -> None:
     if not texts:
-        raise UserError("There are no texts to measure on", where="--corpus", allowed="1 or more")
+        raise UserError("There are no texts to measure on", where="corpus", allowed="1 or more")
     if "transcoder" in sae.cfg.architecture():
         raise UserError(
             "This is a transcoder: it predicts another site than it reads, so that it cannot be spliced in",
-            where="--sae",
+            where="sae",
         )
     check_width(sae, language_model)
     site_of(sae).check(language_model.n_blocks)

@@ -60,16 +60,16 @@ def hub_errors(repository: str) -> Iterator[None]:
     except GatedRepoError as error:
         raise UserError(
             f"'{repository}' is gated",
-            where="--sae",
+            where="sae",
             suggestion=f"Accept its licence at huggingface.co/{repository}, then put HF_TOKEN=... into the environment "
             "or .env",
         ) from error
     except HfHubHTTPError as error:
         first_line = (str(error).splitlines() or [""])[0]
-        raise UserError(f"The hub refuses a file of '{repository}': {first_line}", where="--sae") from error
+        raise UserError(f"The hub refuses a file of '{repository}': {first_line}", where="sae") from error
     except (LocalEntryNotFoundError, OSError, HTTPError) as error:
         raise UserError(
             f"'{repository}' is not in the hub's cache, and the hub cannot be reached",
-            where="--sae",
+            where="sae",
             suggestion="Fetch it once with a network, or give a folder with the files",
         ) from error

@@ -67,7 +67,7 @@ def load(spec: str = DEFAULT, device: str = "cpu", dtype: str = "float32", model
     """
     precisions: dict[str, torch.dtype | None] = {**DTYPES, "stored": None}
     if dtype not in precisions:
-        raise unknown_name("dtype", dtype, precisions, where="--dtype")
+        raise unknown_name("dtype", dtype, precisions, where="dtype")
     where, precision = resolve_device(device), precisions[dtype]
     name, site = split(spec)
     path = _local(name)
@@ -110,7 +110,7 @@ def check_width(sae: Any, language_model: LanguageModel) -> None:
     if sae.cfg.d_in != language_model.d_model:
         raise UserError(
             f"The SAE reads activations of width {sae.cfg.d_in}, {language_model.name} gives {language_model.d_model}",
-            where="--sae",
+            where="sae",
             suggestion="Choose the language model that the SAE was trained on with --model",
         )
 
@@ -159,7 +159,7 @@ def _local(name: str) -> Path | None:
     if path.exists():
         return path
     if path.is_absolute() or name.startswith((".", "~")):
-        raise UserError(f"There is no file or folder '{name}'", where="--sae")
+        raise UserError(f"There is no file or folder '{name}'", where="sae")
     return None
 
 
@@ -173,10 +173,10 @@ def _converted_by_saelens(
         try:
             sae = SAE.from_pretrained(entry.release, entry.sae_id, device=str(device))
         except (KeyError, ValueError, RuntimeError) as error:
-            raise UserError(f"SAELens cannot read '{entry.spec}': {error}", where="--sae") from error
+            raise UserError(f"SAELens cannot read '{entry.spec}': {error}", where="sae") from error
     for name, tensor in sae.state_dict().items():
         if not torch.isfinite(tensor).all():
-            raise UserError(f"'{name}' of '{entry.spec}' has values that are not finite", where="--sae")
+            raise UserError(f"'{name}' of '{entry.spec}' has values that are not finite", where="sae")
     if site:
         sae.cfg.metadata.hook_name = str(site)
     return sae.to(dtype=dtype or sae.dtype).eval()
@@ -185,7 +185,7 @@ def _converted_by_saelens(
 def _site(name: str | None) -> Site:
     if not name:
         raise UserError(
-            "This SAE does not say which hook it belongs to", where="--sae", suggestion="Add it behind an @: path@15"
+            "This SAE does not say which hook it belongs to", where="sae", suggestion="Add it behind an @: path@15"
         )
     return Site.parse(name)
 

@@ -78,9 +78,9 @@ def top_features(
     (['latent', 'value', 'peak', 'peak_token'], (5, 3))
     """
     if position not in POSITIONS:
-        raise UserError(f"Unknown position '{position}'", where="--position", allowed=", ".join(POSITIONS))
+        raise UserError(f"Unknown position '{position}'", where="position", allowed=", ".join(POSITIONS))
     if not 1 <= k <= sae.cfg.d_sae:
-        raise UserError(f"k is {k}", where="--k", allowed=f"1 to the {sae.cfg.d_sae} latents of the SAE")
+        raise UserError(f"k is {k}", where="k", allowed=f"1 to the {sae.cfg.d_sae} latents of the SAE")
     if not prompt:
         raise UserError("The prompt is empty", where="prompt")
     try:
@@ -132,16 +132,16 @@ def read_labels(path: Path) -> dict[int, str]:
             table = pd.read_csv(path, dtype=str, keep_default_na=False).rename(columns={"index": "latent"})
             rows = dict(zip(table["latent"], table["label"], strict=True))
         else:
-            raise UserError(f"{path} has a format that is not known", where="--labels", allowed=".json, .csv")
+            raise UserError(f"{path} has a format that is not known", where="labels", allowed=".json, .csv")
         labels = {int(latent): label for latent, label in rows.items()}
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"{path} holds no labels ({error})",
-            where="--labels",
+            where="labels",
             allowed='{"17": "a label"} in JSON, or CSV with the columns latent and label',
         ) from error
     if min(labels, default=0) < 0:
-        raise UserError(f"{path} labels latent {min(labels)}", where="--labels", allowed="indices from 0")
+        raise UserError(f"{path} labels latent {min(labels)}", where="labels", allowed="indices from 0")
     return labels
 
 

@@ -99,7 +99,7 @@ def resolve(spec: str, model: str | None = None, others: Collection[str] = ()) -
     release, slash, sae_id = spec.partition("/")
     if release in releases() and not sae_id:
         example = next(iter(releases()[release].saes_map))
-        raise UserError(f"'{release}' is a release of many SAEs", where="--sae", suggestion=f"Try {release}/{example}")
+        raise UserError(f"'{release}' is a release of many SAEs", where="sae", suggestion=f"Try {release}/{example}")
     if release not in releases():
         raise _unknown("SAE release" if slash else "SAE", release, [*releases(), *others])
     return _entry(release, sae_id)
@@ -118,10 +118,10 @@ def _gemma_scope_2(sae_id: str, model: str | None) -> Entry:
     found = [name for name in found if name.removesuffix("-all") == name or name.removesuffix("-all") not in found]
     if not found:
         suffix = f" for '{model}'" if model else ""
-        raise UserError(f"Gemma Scope 2 has no residual-stream SAE '{sae_id}'{suffix}", where="--sae", suggestion=_LIST)
+        raise UserError(f"Gemma Scope 2 has no residual-stream SAE '{sae_id}'{suffix}", where="sae", suggestion=_LIST)
     if len(found) > 1:
         allowed = ", ".join(f"{name}/{sae_id}" for name in sorted(found))
-        raise UserError(f"'{sae_id}' exists for several language models", where="--sae", allowed=allowed)
+        raise UserError(f"'{sae_id}' exists for several language models", where="sae", allowed=allowed)
     return _entry(found[0], sae_id)
 
 
@@ -135,7 +135,7 @@ def _unknown(kind: str, name: str, known: list[str]) -> UserError:
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
     meant = f"Did you mean {' or '.join(repr(n) for n in near)}?" if near else _LIST
     allowed = "a bundled SAE, a file, a folder, release/sae_id, L15R-8x, layer_22_width_65k_l0_medium"
-    return UserError(f"Unknown {kind} '{name}'", where="--sae", allowed=allowed, suggestion=meant)
+    return UserError(f"Unknown {kind} '{name}'", where="sae", allowed=allowed, suggestion=meant)
 
 
 def _n_latents(release: str, name: str) -> int | None:

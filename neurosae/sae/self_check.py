@@ -154,11 +154,11 @@ def compare_readings(
     if n_tokens < _FEWEST_TOKENS:
         raise UserError(
             f"Only {n_tokens} clean tokens: too few to judge an SAE",
-            where="--corpus",
+            where="corpus",
             allowed=f"texts with at least {_FEWEST_TOKENS} tokens",
         )
     if sae.W_dec.shape[1] != sae.cfg.d_in:
-        raise UserError("A transcoder does not reconstruct what it reads: there is nothing to compare", where="--sae")
+        raise UserError("A transcoder does not reconstruct what it reads: there is nothing to compare", where="sae")
     repaired, decoder = check_decoder(sae)
     versions = {"as stored": sae, **repaired}
     as_loaded = Reading(declared_site, subtract_b_dec=bool(sae.cfg.apply_b_dec_to_input))

@@ -117,7 +117,7 @@ class ShardWriter:
         finished = list(zip(*map(finished_shards, folders), strict=False))
         for shards in finished:
             if len({(len(shard.acts_TD), shard.last_text) for shard in shards}) > 1:
-                raise UserError(f"{shards[0].path} and {shards[1].path} are not of one capture", where="--out")
+                raise UserError(f"{shards[0].path} and {shards[1].path} are not of one capture", where="out")
         self.number, self.tokens = len(finished), sum(len(shards[0].acts_TD) for shards in finished)
         self.next_text = finished[-1][0].last_text + 1 if finished else 0
         self.held = 0
@@ -315,7 +315,7 @@ def check_request(record: Path, request: dict[str, Any]) -> None:
     if known and changed:
         raise UserError(
             f"{record.parent} was begun with another {', '.join(changed)}",
-            where="--out",
+            where="out",
             suggestion="Choose another folder, or delete this one to start over",
         )
 

@@ -59,7 +59,7 @@ def clean_mask(x_BTD: torch.Tensor, real_BT: torch.Tensor, limit: float) -> torc
     if not torch.isfinite(norm_BT[real_BT]).all():
         raise UserError(
             "The language model gives activations that are not finite",
-            where="--dtype",
+            where="dtype",
             suggestion="Choose bfloat16 or float32: float16 overflows in many models",
         )
     mask_BT = real_BT & (norm_BT <= limit)
@@ -105,7 +105,7 @@ def losses(
     """
     ids = [row for row in ids if len(row) > 1]
     if not ids:
-        raise UserError("None of these texts has a token to predict", where="--corpus")
+        raise UserError("None of these texts has a token to predict", where="corpus")
     ce, n_tokens = 0.0, 0
     ce_replaced, kl = dict.fromkeys(replacements, 0.0), dict.fromkeys(replacements, 0.0)
     for rows in batches(ids, batch_size):

@@ -157,7 +157,7 @@ def training_steps(plan: TrainingPlan, n_tokens: int, batch_size: int) -> int:
     """
     steps = int(plan.epochs * n_tokens / batch_size)
     if steps < 1:
-        raise UserError(f"{plan.epochs:g} epochs of {n_tokens:,} tokens are less than one batch", where="--epochs")
+        raise UserError(f"{plan.epochs:g} epochs of {n_tokens:,} tokens are less than one batch", where="epochs")
     return steps
 
 
@@ -175,7 +175,7 @@ def _where_it_stood(checkpoint: Path, steps: int, plan: TrainingPlan) -> dict[st
     if differs:
         raise UserError(
             f"{checkpoint} is of a training {differs}",
-            where="--out",
+            where="out",
             suggestion="Choose another folder, or delete the checkpoints to start over",
         )
     return state
@@ -244,7 +244,7 @@ def train(
         `log` not installed, another run that trains into `out`.
     """
     if checkpoint_every < 1:
-        raise UserError(f"checkpoint_every is {checkpoint_every}", where="--checkpoint-every", allowed="1 or more")
+        raise UserError(f"checkpoint_every is {checkpoint_every}", where="checkpoint_every", allowed="1 or more")
     steps = training_steps(plan, data.n, data.batch_size)
     with only_run(out):
         checkpoint = newest(out / "checkpoints")

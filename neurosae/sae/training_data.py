@@ -111,13 +111,13 @@ class StreamData:
         seed: int = 0,
     ) -> None:
         if n_tokens < 1:
-            raise UserError(f"{n_tokens} tokens", where="--tokens", allowed="integers from 1")
+            raise UserError(f"{n_tokens} tokens", where="tokens", allowed="integers from 1")
         plan.check(language_model)
         self.n, self.batch_size, self.position = n_tokens, min(batch_size, n_tokens), 0
         if buffer_tokens < self.batch_size:
             raise UserError(
                 f"The buffer holds {buffer_tokens:,} tokens",
-                where="--buffer",
+                where="buffer",
                 allowed=f"at least one batch of {self.batch_size:,}",
             )
         self._language_model, self._texts, self._plan = language_model, texts, plan
@@ -137,7 +137,7 @@ class StreamData:
         if self._held < self.batch_size:
             raise UserError(
                 f"The corpus gave {self._given + self._held:,} clean tokens, {self.n:,} were asked for",
-                where="--tokens",
+                where="tokens",
                 suggestion="Start over in another folder: what waited in the buffer when the run before ended is lost"
                 if self._goes_on
                 else "Ask for fewer in another folder, or give a longer corpus",

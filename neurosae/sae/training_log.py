@@ -98,7 +98,7 @@ def _wandb(folder: Path) -> Sink:
     try:
         run = wandb.init(project="neurosae", name=folder.resolve().name, dir=folder)
     except wandb.Error as error:
-        raise UserError(f"wandb cannot start: {error}", where="--log") from error
+        raise UserError(f"wandb cannot start: {error}", where="log") from error
     return Sink(lambda row: run.log(row, step=int(row["step"])), run.finish)
 
 
@@ -107,10 +107,10 @@ LOGS: dict[str, Callable[[Path], Sink]] = {"tensorboard": _tensorboard, "wandb":
 
 def _open(name: str, folder: Path) -> Sink:
     if name not in LOGS:
-        raise unknown_name("log", name, LOGS, where="--log")
+        raise unknown_name("log", name, LOGS, where="log")
     try:
         return LOGS[name](folder)
     except ImportError as error:
         raise UserError(
-            f"{name} is not installed", where="--log", suggestion='Run:\npip install -c constraints.txt -e ".[logging]"'
+            f"{name} is not installed", where="log", suggestion='Run:\npip install -c constraints.txt -e ".[logging]"'
         ) from error

@@ -77,7 +77,7 @@ class TrainingPlan:
     --------
     >>> TrainingPlan(n_latents=16, k=32)
     Traceback (most recent call last):
-    neurosae.errors.UserError: --k: k is 32. Allowed: integers from 1 to the 16 latents.
+    neurosae.errors.UserError: k: k is 32. Allowed: integers from 1 to the 16 latents.
     """
 
     architecture: str = "batchtopk"
@@ -96,7 +96,7 @@ class TrainingPlan:
     def __post_init__(self) -> None:
         object.__setattr__(self, "matryoshka_widths", tuple(self.matryoshka_widths))  # JSON and YAML give lists
         if self.architecture not in SPARSITY_COEFFICIENTS:
-            raise unknown_name("architecture", self.architecture, SPARSITY_COEFFICIENTS, where="--architecture")
+            raise unknown_name("architecture", self.architecture, SPARSITY_COEFFICIENTS, where="architecture")
         for name, least in (("n_latents", 1), ("batch_size", 1), ("dead_after_tokens", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise _out_of_range(name, getattr(self, name), f"integers from {least}")
@@ -115,7 +115,7 @@ class TrainingPlan:
             return
         if SPARSITY_COEFFICIENTS[self.architecture] is None:
             raise UserError(
-                f"'{self.architecture}' has no sparsity loss", where="--sparsity-coefficient", suggestion="Choose k"
+                f"'{self.architecture}' has no sparsity loss", where="sparsity_coefficient", suggestion="Choose k"
             )
         if not 0 < self.sparsity_coefficient < float("inf"):
             raise _out_of_range("sparsity_coefficient", self.sparsity_coefficient, "numbers above 0")
@@ -123,7 +123,7 @@ class TrainingPlan:
     def _check_widths(self) -> None:
         widths = self.matryoshka_widths
         if widths and self.architecture != "matryoshka":
-            raise UserError(f"'{self.architecture}' has no nested dictionaries", where="--matryoshka-widths")
+            raise UserError(f"'{self.architecture}' has no nested dictionaries", where="matryoshka_widths")
         rising = all(a < b for a, b in zip((0, *widths), widths, strict=False))
         if widths and not (rising and widths[-1] == self.n_latents):
             raise _out_of_range("matryoshka_widths", list(widths), f"rising sizes up to the {self.n_latents} latents")

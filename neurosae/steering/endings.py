@@ -146,7 +146,7 @@ class Endings:
         if not np.isfinite(log_p_N).all():
             raise UserError(
                 f"The language model gives ending {int(np.isfinite(log_p_N).argmin())} no finite probability",
-                where="--dtype",
+                where="dtype",
                 suggestion="Choose bfloat16 or float32, or a smaller dose",
             )
         return log_p_N

@@ -141,7 +141,7 @@ class _Batch:
         if not torch.isfinite(logits_BV.amax(-1)).all():  # single tokens may be ruled out by minus infinity
             raise UserError(
                 "The language model gives logits that are not finite",
-                where="--dtype",
+                where="dtype",
                 suggestion="Choose bfloat16 or float32, or a smaller dose",
             )
         return logits_BV, output.past_key_values if cache else None

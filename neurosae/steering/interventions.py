@@ -309,7 +309,7 @@ def _check_sae(sae: Any, site: Site) -> None:
     if "transcoder" in architecture or architecture in _OWN_DECODERS:
         raise UserError(
             f"A latent of '{architecture}' is no direction of the stream it is read from",
-            where="--sae",
+            where="sae",
             suggestion="Steer with an SAE that reads and writes at one site",
         )
     if site_of(sae) != site:

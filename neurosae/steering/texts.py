@@ -248,7 +248,7 @@ def _read(language_model: LanguageModel, texts: Sequence[str], site: Site) -> tu
 def _chat(language_model: LanguageModel, message: str) -> list[int]:
     tokenizer: Any = language_model.tokenizer
     if not tokenizer.chat_template:
-        raise UserError("This language model has no chat template, so that it cannot be asked", where="--model")
+        raise UserError("This language model has no chat template, so that it cannot be asked", where="model")
     rendered = tokenizer.apply_chat_template(
         [{"role": "user", "content": message}], tokenize=False, add_generation_prompt=True
     )

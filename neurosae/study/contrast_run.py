@@ -250,7 +250,7 @@ class ContrastRun:
         if largest > n_features:
             raise UserError(
                 f"k is {largest}, but '{family.representation}' has {n_features} features",
-                where="--k",
+                where="k",
                 allowed=f"1 to {n_features}",
             )
         missing = np.flatnonzero(~pooled.valid_S[self.rows])
@@ -259,7 +259,7 @@ class ContrastRun:
             raise UserError(
                 f"{len(missing)} stimuli have no value under pooling '{family.pooling}', the first is "
                 f"{self.stimuli.table['id'].iloc[first]}: {pooled.reason_S[first]}",
-                where="--pooling",
+                where="pooling",
                 suggestion="Add target spans to the stimulus file, or pool over all tokens",
             )
 

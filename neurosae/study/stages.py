@@ -64,7 +64,7 @@ def chosen(words: Sequence[str]) -> tuple[str, ...]:
     names = [name for word in words for name in word.replace(",", " ").split()]
     for name in names:
         if name not in STAGES:
-            raise unknown_name("stage", name, STAGES, where="--stages")
+            raise unknown_name("stage", name, STAGES, where="stages")
     return tuple(stage for stage in STAGES if stage == "select" or stage in names)
 
 

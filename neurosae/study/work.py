@@ -222,7 +222,7 @@ class GoldSentences:
         """
         pooling, representation = ensemble.variant.pooling, ensemble.variant.representation
         if pooling == "target":
-            raise UserError("Sentences of a corpus have no target span to pool over", where="--pooling")
+            raise UserError("Sentences of a corpus have no target span to pool over", where="pooling")
         key = (representation, ensemble.site, pooling)
         if key not in self._pooled:
             self._pooled[key] = self.responses(ensemble, bench).pool(pooling)  # type: ignore[arg-type]

@@ -67,7 +67,7 @@ def write_answers(
     """
     n_styles, n_wordings, n_all = crossing.shape
     if not MIN_GROUPS <= n_topics <= n_all:
-        raise UserError(f"Answers to {n_topics} topics", where="--answers", allowed=f"0, or {MIN_GROUPS} to {n_all}")
+        raise UserError(f"Answers to {n_topics} topics", where="answers", allowed=f"0, or {MIN_GROUPS} to {n_all}")
     topics = np.linspace(0, n_all - 1, n_topics).round().astype(int)
     rows = [
         (c * n_wordings + i % n_wordings) * n_all + topic for i, topic in enumerate(topics) for c in range(n_styles)

@@ -122,5 +122,5 @@ def _spread(topics: list[str], n: int | None) -> list[str]:
     """Evenly spaced topics."""
     n = len(topics) if n is None else n
     if not MIN_GROUPS <= n <= len(topics):
-        raise UserError(f"{n} topics", where="--topics", allowed=f"{MIN_GROUPS} to the {len(topics)} of the set")
+        raise UserError(f"{n} topics", where="topics", allowed=f"{MIN_GROUPS} to the {len(topics)} of the set")
     return [topics[i] for i in np.linspace(0, len(topics) - 1, n).round().astype(int)]

@@ -91,12 +91,12 @@ def recognise(path: Path) -> tuple[Reader, Source]:
         return found[0]
     if found:
         names = ", ".join(str(source.weights.relative_to(path)) for _, source in found)
-        raise UserError(f"{path} holds {len(found)} SAEs ({names})", where="--sae", suggestion="Give one of the files")
+        raise UserError(f"{path} holds {len(found)} SAEs ({names})", where="sae", suggestion="Give one of the files")
     if broken:
         raise broken
     raise UserError(
         f"{path} holds no SAE" + (f" (tensors found: {'; '.join(seen)})" if seen else ""),
-        where="--sae",
+        where="sae",
         allowed="; ".join(f"{reader.NAME}: {reader.FILES}" for reader in READERS),
     )
 

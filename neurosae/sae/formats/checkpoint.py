@@ -97,7 +97,7 @@ class Source:
 
     def error(self, what: str, **more: Any) -> UserError:
         """An error about this file."""
-        return UserError(f"{self.weights}: {what}", where="--sae", **more)
+        return UserError(f"{self.weights}: {what}", where="sae", **more)
 
     def read(
         self,
@@ -178,7 +178,7 @@ def json_object(path: Path) -> dict[str, Any] | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error})", where="--sae") from error
+        raise UserError(f"{path} cannot be read ({error})", where="sae") from error
     return content if isinstance(content, dict) else None
 
 

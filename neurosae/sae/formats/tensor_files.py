@@ -77,14 +77,14 @@ def _guarded(read: Callable[[Path], Any], path: Path) -> Any:
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path} is a pickle with more than tensors in it and was not opened ({_first_line(error)})",
-            where="--sae",
+            where="sae",
             allowed="torch checkpoints that load with weights_only=True",
             suggestion="Save the bare state_dict again, best as safetensors",
         ) from error
     except _BROKEN as error:
         raise UserError(
             f"{path} holds no complete SAE ({_first_line(error)})",
-            where="--sae",
+            where="sae",
             allowed="complete safetensors, npz and torch files",
             suggestion="Fetch the file again; it may have been cut short",
         ) from error
