@@ -25,7 +25,7 @@ import scipy.sparse as sp
 from experiments import options as shared
 from neurosae import plots, stimuli
 from neurosae.console import Parser, Summary
-from neurosae.decoding.fitted import FittedEnsemble, encoder_of, fit_ensemble, target_level
+from neurosae.decoding.fitted import FittedEnsemble, encoder_of, fit_ensemble
 from neurosae.decoding.selection import SELECTORS
 from neurosae.decoding.variants import Variant
 from neurosae.discovery import gold
@@ -140,7 +140,7 @@ def prepare(options: argparse.Namespace) -> Task:
     if options.ask:
         _sides(contrast)
     if options.score:
-        gold.concept_of(chosen.name, target_level(contrast))
+        gold.concept_of(chosen.name, contrast.target)
     block = options.block
     if block is None or options.representation != "raw":
         block = loading.declared_site(options.sae, options.model).block
@@ -292,7 +292,7 @@ def _sides(contrast: Contrast) -> tuple[str, str]:
     """Target and foil, where a contrast is one level against another."""
     if len(contrast.levels) != 1 or len(contrast.levels[0]) != 2:
         raise UserError(f"'{contrast.expression}' is not one level against another", where="--ask")
-    target = target_level(contrast)
+    target = contrast.target
     return target, next(level for level in contrast.levels[0] if level != target)
 
 

@@ -12,9 +12,9 @@ from experiments import scorecard_report
 from experiments.options import number
 from neurosae import plots
 from neurosae.decoding.variants import ALL, CONTROL_K, PCA
-from neurosae.evidence.sides import Sides
 from neurosae.report import write_report
 from neurosae.runs import RunFolder, best_selecting, features_table
+from neurosae.stimuli import LabelledContrast
 from neurosae.study.contrast_run import ContrastRun, Tables
 from neurosae.study.stages import Findings
 
@@ -46,7 +46,7 @@ def summary(contrast_run: ContrastRun, tables: Tables) -> str:
     """The ranked table and the claims, as text."""
     variants = tables.variants
     baseline = variants[variants["representation"] == "bag_of_words"]
-    n = len(contrast_run.rows)
+    n = len(contrast_run.sides.rows)
     settings = contrast_run.settings
     head = (
         f"\n{contrast_run.stimuli.name}, contrast {contrast_run.contrast}: {n} stimuli, {len(variants)} variants, "
@@ -129,7 +129,7 @@ def _one_setting(contrast_run: ContrastRun, table: pd.DataFrame) -> pd.DataFrame
 def draw(contrast_run: ContrastRun, folder: RunFolder, tables: Tables) -> None:
     """All figures of a run; with several ensembles, blocks or poolings, all but the curve show the first of each."""
     where = folder.path / "figures"
-    about = f"{contrast_run.contrast}, n = {len(contrast_run.rows)} stimuli"
+    about = f"{contrast_run.contrast}, n = {len(contrast_run.sides.rows)} stimuli"
     plots.save(plots.specification_curve(tables.variants, title=about).figure, where / "specification_curve")
     plots.save(plots.claims(tables.claims).figure, where / "claims")
     variants = _one_setting(contrast_run, tables.variants)
@@ -157,11 +157,11 @@ def _best_ensemble(contrast_run: ContrastRun, tables: Tables) -> Any:
     """Held-out output of the best variant that selects features."""
     best = best_selecting(tables.cells)
     assert best is not None  # variants that select were drawn before
-    table = contrast_run.stimuli.table.iloc[contrast_run.rows]
+    table = contrast_run.stimuli.table.iloc[contrast_run.sides.rows]
     # Domains are free text, and two dollars would make a formula of it.
     domain_S = [text.replace("$", r"\$") if isinstance(text, str) else text for text in table["domain"]]
-    decisions = pd.DataFrame({"decision": best["decision"], "side": contrast_run.labels, "domain": domain_S})
+    decisions = pd.DataFrame({"decision": best["decision"], "side": contrast_run.sides.labels_S, "domain": domain_S})
     method = f"{plots.LABELS[best['representation']]}, {plots.selector_label(best['selector'])}, k = {best['k']}"
     title = f"{method}: AUROC {best['auroc']['mean']:.3f}"
-    target, foil = Sides.of(contrast_run.stimuli, contrast_run.contrast).names
+    target, foil = LabelledContrast.of(contrast_run.stimuli, contrast_run.contrast).names
     return plots.stimulus_activation(decisions, target, foil, title).figure

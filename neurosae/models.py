@@ -302,9 +302,7 @@ def _from_pretrained(source: str, dtype: torch.dtype, device_map: str | None) ->
         ) from error
     # transformers fills what is not in the checkpoint with random values.
     if missing := sorted(info["missing_keys"]):
-        raise UserError(
-            f"The checkpoint of '{source}' lacks {len(missing)} weights, e.g. {missing[0]}", where="model"
-        )
+        raise UserError(f"The checkpoint of '{source}' lacks {len(missing)} weights, e.g. {missing[0]}", where="model")
     if not tokenizer.is_fast:
         raise UserError(f"The tokenizer of '{source}' gives no character offsets", where="model")
     return model, tokenizer

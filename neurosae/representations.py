@@ -21,7 +21,7 @@ from neurosae.responses import Pooled, Pooling, Profiles, Responses
 from neurosae.sae import loading
 from neurosae.sae.encoding import encode
 from neurosae.sites import Site
-from neurosae.stimuli import StimulusSet
+from neurosae.stimuli import LabelledContrast, StimulusSet
 
 log = logging.getLogger(__name__)
 EMBEDDINGS = Site(0, "resid_pre")
@@ -155,24 +155,27 @@ class Bench:
 
     def responses(self, representation: str, block: int) -> Responses:
         """Token rows of a representation at a block."""
-        readers: dict[str, Callable[[], Responses]] = {
-            "raw": lambda: self.neurons(Site(block)),
-            "sae": lambda: self.latents(Site(block)),
-            "untrained_sae": lambda: self.latents(Site(block), trained=False),
-            "embeddings": lambda: self.neurons(EMBEDDINGS),
-        }
-        return readers[representation]()
+        about = REPRESENTATIONS[representation]
+        return about.read(self, about.site(block))
 
     def pooled(self, representation: str, block: int, pooling: str) -> Pooled:
         """Stimuli x features of a representation."""
-        if representation == "bag_of_words":
+        if not REPRESENTATIONS[representation].has_site:
             return bag_of_words(self.stimuli.table["text"].tolist())
         return self.responses(representation, block).pool(cast(Pooling, pooling))
 
+    def matrix(self, contrast: LabelledContrast, representation: str, block: int, pooling: str) -> np.ndarray:
+        """Values [S, F] of the stimuli of a contrast, all of which must have one.
+
+        Raises
+        ------
+        UserError
+            Stimuli without a value under the pooling.
+        """
+        return self.pooled(representation, block, pooling).of(contrast.rows, contrast.ids_S)
+
     def profiles(self, representation: str, block: int) -> Profiles:
         """Stimuli x positions x features, left-aligned."""
-        if representation == "bag_of_words":
-            raise UserError("A bag of words has no profiles over positions", where="selector")
         return self.responses(representation, block).profiles("left", PROFILE_WIDTH)
 
     def _keep(self, name: str, responses: Responses) -> Responses:
@@ -203,3 +206,95 @@ def bag_of_words(texts: list[str]) -> Pooled:
     """
     counts = CountVectorizer(binary=True).fit_transform(texts)
     return Pooled(counts.toarray().astype(np.float64), np.ones(len(texts), bool), np.full(len(texts), ""))
+
+
+def _no_token_rows(bench: Bench, site: Site) -> Responses:
+    raise UserError("A bag of words has no values at tokens", where="representation")
+
+
+@dataclass(frozen=True)
+class Representation:
+    """What of a stimulus is looked at: where it is heard, how it is read, what it is for.
+
+    Attributes
+    ----------
+    name : str
+        In tables, file names and options.
+    about : str
+        One line for people.
+    read : callable, default: refuses
+        Bench and site -> responses; what has no site has no token rows either.
+    where : {'block', 'sae', 'embeddings', 'nowhere'}
+        Whether it is heard at the block that is asked for, at the SAE's own, before the first one, or not at all.
+    encoder : callable, optional
+        Bench and site -> the SAE whose latents are its features; None for what is heard directly.
+    is_control : bool, default False
+        Beside which the others are compared, rather than a method's own.
+
+    Examples
+    --------
+    >>> REPRESENTATIONS["sae"].block(3, sae_block=15), REPRESENTATIONS["raw"].block(3, sae_block=15)
+    (15, 3)
+    """
+
+    name: str
+    about: str
+    read: Callable[[Bench, Site], Responses] = _no_token_rows
+    where: str = "block"
+    encoder: Callable[[Bench, Site], Any] | None = None
+    is_control: bool = False
+
+    @property
+    def has_latents(self) -> bool:
+        """Whether its features are latents of an SAE, trained or not."""
+        return self.encoder is not None
+
+    @property
+    def has_site(self) -> bool:
+        """Whether the language model is listened to for it."""
+        return self.where != "nowhere"
+
+    def block(self, block: int, sae_block: int) -> int:
+        """Where it is read in a grid that asks for a block."""
+        return {"block": block, "sae": sae_block}.get(self.where, 0)
+
+    def site(self, block: int) -> Site:
+        """Where to listen for it.
+
+        Raises
+        ------
+        UserError
+            It has no site.
+        """
+        if not self.has_site:
+            raise UserError(f"'{self.name}' has no site to listen at", where="representation", allowed=_WITH_SITE)
+        return EMBEDDINGS if self.where == "embeddings" else Site(block)
+
+
+REPRESENTATIONS = {
+    each.name: each
+    for each in (
+        Representation("raw", "neurons of the residual stream", Bench.neurons),
+        Representation("sae", "latents of the sparse autoencoder", Bench.latents, "sae", lambda bench, _: bench.sae),
+        Representation(
+            "untrained_sae",
+            "control: random directions with the width and the L0 of the SAE",
+            lambda bench, site: bench.latents(site, trained=False),
+            "sae",
+            Bench.untrained_sae,
+            is_control=True,
+        ),
+        Representation(
+            "embeddings",
+            "control: token embeddings (the input of block 0)",
+            Bench.neurons,
+            "embeddings",
+            is_control=True,
+        ),
+        Representation("bag_of_words", "control: which words occur", where="nowhere", is_control=True),
+    )
+}
+"""By name. What is added here can be asked for everywhere."""
+METHODS = tuple(name for name, each in REPRESENTATIONS.items() if not each.is_control)
+"""Representations that are compared; the others are controls."""
+_WITH_SITE = ", ".join(name for name, each in REPRESENTATIONS.items() if each.has_site)

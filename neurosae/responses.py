@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -42,6 +43,36 @@ class Pooled:
         """The values as a float64 array."""
         values = self.values_SF.toarray() if isinstance(self.values_SF, sp.csr_array) else self.values_SF
         return np.asarray(values, dtype=np.float64)
+
+    def of(self, rows: np.ndarray, ids: Sequence[str] | np.ndarray) -> np.ndarray:
+        """Values of some stimuli, all of which must have one.
+
+        Parameters
+        ----------
+        rows : int array [R]
+            Which stimuli.
+        ids : sequence of str [R]
+            How they are called.
+
+        Returns
+        -------
+        values_RF : float64 array [R, F]
+
+        Raises
+        ------
+        UserError
+            Stimuli without a value; names the first and says why.
+        """
+        missing = np.flatnonzero(~self.valid_S[rows])
+        if len(missing):
+            first = missing[0]
+            raise UserError(
+                f"{len(missing)} of {len(rows)} stimuli have no value under this pooling, the first is {ids[first]}: "
+                f"{self.reason_S[rows[first]]}",
+                where="pooling",
+                suggestion="Add target spans to the stimulus file, or pool over all tokens",
+            )
+        return replace(self, values_SF=self.values_SF[rows]).dense()
 
 
 @dataclass(frozen=True)

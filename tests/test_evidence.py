@@ -21,7 +21,6 @@ from neurosae.discovery import gold
 from neurosae.errors import UserError
 from neurosae.evidence import about, blocks, cards, decoder, geometry, repeatability, tables, writing
 from neurosae.evidence.cards import Heard
-from neurosae.evidence.sides import Sides
 from neurosae.files import cache_folder
 from neurosae.models import LanguageModel
 from neurosae.rdms import compare_models
@@ -31,7 +30,7 @@ from neurosae.sites import Site
 from neurosae.steering.causal import EndingPairs
 from neurosae.steering.generation import generate
 from neurosae.steering.interventions import NothingChanged
-from neurosae.stimuli import StimulusSet, load
+from neurosae.stimuli import LabelledContrast, StimulusSet, load
 from neurosae.study import evidence_stage
 from neurosae.study.contrast_run import ContrastRun, Settings, Tables
 from neurosae.study.evidence_stage import finite, keep
@@ -50,8 +49,8 @@ def few() -> StimulusSet:
 
 
 @pytest.fixture(scope="module")
-def sides(few: StimulusSet) -> Sides:
-    return Sides.of(few)
+def sides(few: StimulusSet) -> LabelledContrast:
+    return LabelledContrast.of(few)
 
 
 def strict(path: Path) -> dict[str, Any]:
@@ -75,10 +74,10 @@ def unpaired(tmp_path: Path, n: int = 24) -> StimulusSet:
     return StimulusSet.from_yaml(path)
 
 
-def test_sides_are_named_after_their_levels_and_an_interaction_after_its_sign(sides: Sides) -> None:
+def test_sides_are_named_after_their_levels_and_an_interaction_after_its_sign(sides: LabelledContrast) -> None:
     assert sides.names == ("success", "failure")
     assert set(zip(sides.side_S, sides.labels_S.tolist(), strict=True)) == {("success", 1), ("failure", -1)}
-    names = {name: Sides.of(load("valence"), name).names for name in load("valence").contrasts}
+    names = {name: LabelledContrast.of(load("valence"), name).names for name in load("valence").contrasts}
     interactions = [name for name, c in load("valence").contrasts.items() if c.is_interaction]
     assert interactions
     assert all(names[name] == (f"{name} > 0", f"{name} < 0") for name in interactions)
@@ -91,7 +90,9 @@ def test_json_holds_plain_finite_values_only() -> None:
 
 
 @pytest.mark.parametrize("sparse", [True, False])
-def test_every_stimulus_is_in_one_bin_or_silent(sides: Sides, rng: np.random.Generator, sparse: bool) -> None:
+def test_every_stimulus_is_in_one_bin_or_silent(
+    sides: LabelledContrast, rng: np.random.Generator, sparse: bool
+) -> None:
     value_S = np.maximum(rng.normal(size=len(sides.rows)), 0)
     found = cards.histogram(value_S, sides, sparse)
     for name, sign in zip(sides.names, (1, -1), strict=True):
@@ -104,7 +105,7 @@ def test_every_stimulus_is_in_one_bin_or_silent(sides: Sides, rng: np.random.Gen
     assert sum(nothing["silent"].values()) == len(value_S)
 
 
-def test_the_strongest_texts_are_those_of_a_naive_loop(sides: Sides, language_model: LanguageModel) -> None:
+def test_the_strongest_texts_are_those_of_a_naive_loop(sides: LabelledContrast, language_model: LanguageModel) -> None:
     bench = Bench(sides.stimuli, Source(), language_model=language_model)
     responses, texts = bench.neurons(Site(15)), sides.stimuli.table["text"].tolist()
     heard, among = Heard.of(responses, texts, "mean"), np.arange(0, 32, 2)
@@ -123,7 +124,7 @@ def test_the_strongest_texts_are_those_of_a_naive_loop(sides: Sides, language_mo
     assert [v for *_, v in tokens["tokens"] if v] == pytest.approx(values.tolist(), abs=1e-4)
 
 
-def test_silent_texts_are_no_evidence_for_a_latent(sides: Sides, language_model: LanguageModel) -> None:
+def test_silent_texts_are_no_evidence_for_a_latent(sides: LabelledContrast, language_model: LanguageModel) -> None:
     responses = Bench(sides.stimuli, Source(), language_model=language_model).latents(Site(15))
     heard = Heard.of(responses, sides.stimuli.table["text"].tolist(), "mean")
     active_F = (heard.value_SF != 0).sum(axis=0)
@@ -133,7 +134,7 @@ def test_silent_texts_are_no_evidence_for_a_latent(sides: Sides, language_model:
     assert all(max(value for *_, value in text["tokens"]) > 0 for text in found)
 
 
-def test_effects_are_those_of_textbook_formulas(sides: Sides, rng: np.random.Generator) -> None:
+def test_effects_are_those_of_textbook_formulas(sides: LabelledContrast, rng: np.random.Generator) -> None:
     X_SK = rng.normal(size=(len(sides.rows), 3)) + np.outer(sides.labels_S, [1.0, 0.0, -0.5])
     found = cards.effects(X_SK, sides)
     for k, row in enumerate(found):
@@ -195,11 +196,11 @@ def test_logits_are_the_odd_part_of_what_norm_and_head_do(
         decoder.logit_effects(language_model, np.ones((1, 3)))
 
 
-def test_confounds_are_of_the_contrast_and_end_with_the_words(sides: Sides) -> None:
+def test_confounds_are_of_the_contrast_and_end_with_the_words(sides: LabelledContrast) -> None:
     longer = sides.stimuli.table.assign(
         text=sides.table["text"] + pd.Series(np.where(sides.labels_S > 0, " at once", ""))
     )
-    found = tables.confound_table(Sides.of(replace(sides.stimuli, table=longer))).set_index("measure")
+    found = tables.confound_table(LabelledContrast.of(replace(sides.stimuli, table=longer))).set_index("measure")
     assert found.loc["words", "difference"] > 1.5
     assert "differs" in found.loc["words", "verdict"]
     assert "not tested: no language model" in found.loc["surprisal", "verdict"]
@@ -223,7 +224,7 @@ def test_surprisal_is_that_of_a_naive_loop_and_long_texts_are_never_batched(lang
 
 
 def test_blocks_are_corrected_over_all_of_them_as_a_contrast_map_is(
-    sides: Sides, language_model: LanguageModel
+    sides: LabelledContrast, language_model: LanguageModel
 ) -> None:
     """The map over blocks and the tests of `neurosae.univariate` are two paths to the same p-values."""
     bench, chosen = Bench(sides.stimuli, Source(), language_model=language_model), [3, 15, 29]
@@ -268,7 +269,7 @@ def test_reliability_intervals_hold_the_truth_as_often_as_they_say(effect: float
     assert effect == 0 or np.mean(inside) <= 0.985
 
 
-def test_the_held_out_decision_is_what_is_reliable(sides: Sides, rng: np.random.Generator) -> None:
+def test_the_held_out_decision_is_what_is_reliable(sides: LabelledContrast, rng: np.random.Generator) -> None:
     X_SF = rng.normal(size=(len(sides.rows), 5))
     X_SF[:, 0] += 2 * sides.labels_S
     cell: dict[str, Any] = {"representation": "raw", "block": 3, "selector": "t", "k": 2}
@@ -287,7 +288,9 @@ def test_the_held_out_decision_is_what_is_reliable(sides: Sides, rng: np.random.
     assert np.isnan(maps["reliability"][1]) and "features vary" in maps["reason"][1]
 
 
-def test_rdms_are_ordered_by_side_and_domain_and_scored_like_any_other(sides: Sides, rng: np.random.Generator) -> None:
+def test_rdms_are_ordered_by_side_and_domain_and_scored_like_any_other(
+    sides: LabelledContrast, rng: np.random.Generator
+) -> None:
     chosen = geometry.order(sides)
     assert sides.labels_S[chosen].tolist() == [1] * 16 + [-1] * 16
     for sign in (1, -1):
@@ -309,7 +312,7 @@ def test_rdms_are_ordered_by_side_and_domain_and_scored_like_any_other(sides: Si
     assert found["ceiling"] is None and "noise ceiling" in found["ceiling_reason"]
 
 
-def test_large_sets_are_drawn_by_whole_items_and_silent_patterns_left_out(sides: Sides) -> None:
+def test_large_sets_are_drawn_by_whole_items_and_silent_patterns_left_out(sides: LabelledContrast) -> None:
     chosen = geometry.order(sides, most=10)
     assert 10 <= len(chosen) <= 12
     assert np.bincount(sides.groups_S[chosen]).tolist().count(1) == 0

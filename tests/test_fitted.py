@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 from neurosae import stimuli
 from neurosae.decoding import decode, make_design
 from neurosae.decoding.ensembles import LinearEnsemble
-from neurosae.decoding.fitted import FittedEnsemble, check_fits, fit_ensemble, target_level
+from neurosae.decoding.fitted import FittedEnsemble, check_fits, fit_ensemble
 from neurosae.decoding.variants import Variant
 from neurosae.errors import UserError
 from neurosae.files import digest
@@ -187,6 +187,6 @@ def test_bad_input_is_told(bench: Bench) -> None:
 
 def test_the_target_is_the_level_that_weighs_above_zero() -> None:
     factors = {"f": ["a", "b", "c"], "g": ["x", "y"]}
-    assert target_level(parse_contrast("b - a", factors)) == "b"
-    assert target_level(parse_contrast("0.5 * a + 0.5 * b - c", factors)) == "0.5 * a + 0.5 * b - c"
-    assert target_level(parse_contrast("(a - b) * (x - y)", factors)) == "(a - b) * (x - y)"
+    assert parse_contrast("b - a", factors).target == "b"
+    assert parse_contrast("0.5 * a + 0.5 * b - c", factors).target == "0.5 * a + 0.5 * b - c"
+    assert (parse_contrast("(a - b) * (x - y)", factors)) == "(a - b) * (x - y)"

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, cohen_kappa_score, ndcg_score
 
 from neurosae import stimuli
-from neurosae.decoding.fitted import target_level
 from neurosae.discovery import gold
 from neurosae.discovery.ranking import (
     average_precision,
@@ -69,7 +68,7 @@ def test_every_built_in_set_leads_to_its_grades(corpus: gold.GoldCorpus) -> None
         chosen = stimuli.load(name)
         assert gold.concept_of(chosen.name, chosen.target) == concept
         assert concept in corpus.concepts
-        others = [target_level(c) for c in chosen.contrasts.values() if target_level(c) != chosen.target]
+        others = [c.target for c in chosen.contrasts.values() if c.target != chosen.target]
         for level in others:
             with pytest.raises(UserError, match="no grades for"):
                 gold.concept_of(chosen.name, level)

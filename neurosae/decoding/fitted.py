@@ -13,21 +13,20 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.decomposition import PCA as PrincipalComponents
 
 from neurosae.decoding.ensembles import get_ensemble, standardisation
-from neurosae.decoding.selection import scores, top_k
-from neurosae.decoding.variants import ALL, PCA, Variant
+from neurosae.decoding.selection import PROFILE_SELECTORS, scores, top_k
+from neurosae.decoding.variants import ALL, PCA, Variant, selector_seed
 from neurosae.errors import UserError
 from neurosae.files import digest, write_json
 from neurosae.inference.design import derived_seed
 from neurosae.models import LanguageModel
-from neurosae.representations import EMBEDDINGS, Bench
+from neurosae.representations import REPRESENTATIONS, Bench
 from neurosae.responses import Responses
 from neurosae.sae import loading
 from neurosae.sites import Site
-from neurosae.stimuli.contrasts import Contrast
+from neurosae.stimuli import LabelledContrast
 
 Array = NDArray[np.float64]
 FORMAT = 1  # of the files
-_LATENTS = ("sae", "untrained_sae")
 _LAST = ("last", "prompt_end")
 _SPEED_ONLY = ("batch_size", "fingerprint")  # what may differ between two sources of the same language model
 
@@ -234,31 +233,24 @@ def fit_ensemble(
         Unknown names, a bag of words (it has no site), latents anywhere but at the site of their SAE, k out of range,
         training stimuli of one side only or without a value under the pooling.
     """
-    if variant.representation == "bag_of_words":
-        raise UserError("A bag of words has no site to listen at", where="representation", allowed="raw, sae, ...")
-    chosen, stimuli, source = bench.stimuli.contrast(contrast), bench.stimuli, bench.source
-    rows, labels_S = _training_rows(bench, chosen, rows)
-    site = EMBEDDINGS if variant.representation == "embeddings" else Site(variant.block)
-    if variant.representation in _LATENTS and (own := loading.declared_site(source.sae, source.model)) != site:
+    about = REPRESENTATIONS[variant.representation]
+    source, sides = bench.source, LabelledContrast.of(bench.stimuli, contrast)
+    sides = sides if rows is None else sides.among(rows)
+    site = about.site(variant.block)
+    if about.has_latents and (own := loading.declared_site(source.sae, source.model)) != site:
         raise UserError(f"Latents of {source.sae} exist at {own}, not at {site}", where="block")
     responses = bench.responses(variant.representation, site.block)
-    pooled = bench.pooled(variant.representation, site.block, variant.pooling)
-    if not pooled.valid_S[rows].all():
-        first = rows[np.argmin(pooled.valid_S[rows])]
-        raise UserError(
-            f"Stimulus {stimuli.table['id'].iloc[first]} has no value: {pooled.reason_S[first]}", where="pooling"
-        )
-    X_SF = pooled.dense()[rows]
-    features_K = _select(bench, variant, X_SF, rows, labels_S, contrast, seed)
+    X_SF = bench.matrix(sides, variant.representation, site.block, variant.pooling)
+    features_K = _select(bench, variant, X_SF, sides, seed)
     mean_K, scale_K = standardisation(X_SF[:, features_K])
     Z_SK = (X_SF[:, features_K] - mean_K) / scale_K
-    weights_K, intercept = _combine(variant, Z_SK, scale_K, labels_S)
-    difference_K = Z_SK[labels_S > 0].mean(axis=0) - Z_SK[labels_S < 0].mean(axis=0)
+    weights_K, intercept = _combine(variant, Z_SK, scale_K, sides.labels_S)
+    difference_K = Z_SK[sides.labels_S > 0].mean(axis=0) - Z_SK[sides.labels_S < 0].mean(axis=0)
     sae, sae_identity = _sae_of(bench, variant)
     return FittedEnsemble(
-        concept=stimuli.name,
-        contrast=chosen.name,
-        target=target_level(chosen),
+        concept=bench.stimuli.name,
+        contrast=sides.contrast.name,
+        target=sides.target,
         variant=variant,
         site=site,
         model=bench.source.identity() | {"fingerprint": responses.source["fingerprint"]},
@@ -270,25 +262,9 @@ def fit_ensemble(
         weights_K=weights_K,
         intercept=intercept,
         direction_K=np.sign(difference_K).astype(np.int8),
-        train_ids=tuple(map(str, stimuli.table["id"].iloc[rows])),
-        chat=stimuli.chat,
+        train_ids=tuple(map(str, sides.ids_S)),
+        chat=bench.stimuli.chat,
     )
-
-
-def target_level(contrast: Contrast) -> str:
-    """The level a contrast is about, or its expression where several levels weigh above 0.
-
-    Examples
-    --------
-    >>> from neurosae import stimuli
-    >>> target_level(stimuli.load("valence").contrast("factuality"))
-    'factual'
-    """
-    if len(contrast.levels) == 1:
-        above = [level for level, weight in zip(contrast.levels[0], contrast.cell_weights, strict=True) if weight > 0]
-        if len(above) == 1:
-            return above[0]
-    return contrast.expression
 
 
 def check_fits(ensemble: FittedEnsemble, bench_or_model: Bench | LanguageModel, site: Site | None = None) -> None:
@@ -334,50 +310,25 @@ def check_fits(ensemble: FittedEnsemble, bench_or_model: Bench | LanguageModel, 
 
 def encoder_of(bench: Bench, ensemble: FittedEnsemble) -> Any:
     """The SAE whose latents an ensemble reads: the trained one or its untrained control; None for neurons."""
-    if ensemble.variant.representation == "sae":
-        return bench.sae
-    if ensemble.variant.representation != "untrained_sae":
-        return None
-    return bench.untrained_sae(ensemble.site)
+    encoder = REPRESENTATIONS[ensemble.variant.representation].encoder
+    return encoder and encoder(bench, ensemble.site)
 
 
-def _training_rows(bench: Bench, contrast: Contrast, rows: ArrayLike | None) -> tuple[np.ndarray, NDArray[np.int8]]:
-    """Rows of the table that take part, ascending, and their labels +1 and -1."""
-    everyone = np.arange(len(bench.stimuli.table))
-    labelled, is_target = contrast.labels(bench.stimuli.table)
-    if rows is not None:
-        try:
-            used = np.isin(labelled, everyone[np.asarray(rows)])
-        except IndexError as error:
-            raise UserError(f"These are no rows of the stimulus table: {error}", where="rows") from error
-        labelled, is_target = labelled[used], is_target[used]
-    return labelled, np.where(is_target > 0, 1, -1).astype(np.int8)
-
-
-def _select(
-    bench: Bench,
-    variant: Variant,
-    X_SF: Array,
-    rows: np.ndarray,
-    labels_S: NDArray[np.int8],
-    contrast: str,
-    seed: int,
-) -> np.ndarray:
+def _select(bench: Bench, variant: Variant, X_SF: Array, sides: LabelledContrast, seed: int) -> np.ndarray:
     """Selected features, best first; all of them where nothing is selected."""
     if variant.selector in (ALL, PCA):
         return np.arange(X_SF.shape[1])
     profiles = None
-    if variant.selector.endswith("_profile"):
+    if variant.selector in PROFILE_SELECTORS:
         found = bench.profiles(variant.representation, variant.block)
-        profiles = (found.values_SWF[rows], found.defined_SW[rows])
-    paired = bench.stimuli.design(contrast) in ("pairs", "families")
+        profiles = (found.values_SWF[sides.rows], found.defined_SW[sides.rows])
     found_F = scores(
         variant.selector,
         X_SF,
-        labels_S,
-        blocks_S=bench.stimuli.blocks(contrast, rows) if paired else None,
+        sides.labels_S,
+        blocks_S=sides.paired_S,
         profiles=profiles,
-        rng_seed=derived_seed(int(digest([seed, variant.representation, variant.selector]), 16) % 2**31),
+        rng_seed=derived_seed(selector_seed(seed, variant)),
     )
     return top_k(found_F, variant.k)
 
@@ -403,7 +354,7 @@ def _combine(variant: Variant, Z_SK: Array, scale_K: Array, labels_S: NDArray[np
 
 def _sae_of(bench: Bench, variant: Variant) -> tuple[str | None, str | None]:
     """Name and identity of the SAE; the threshold of the untrained one depends on the stimuli."""
-    if variant.representation not in _LATENTS:
+    if not REPRESENTATIONS[variant.representation].has_latents:
         return None, None
     name, identity = bench.source.sae, bench.source.sae_identity()
     if variant.representation == "untrained_sae":

@@ -227,11 +227,8 @@ def block_transfer(
         )
     tables = []
     for site in sites:
-        pooled = responses[site].pool(pooling)
-        if not pooled.valid_S[rows].all():
-            first = rows[np.argmin(pooled.valid_S[rows])]
-            raise UserError(f"Stimulus {first} has no value: {pooled.reason_S[first]}", where="pooling")
-        tables.append(_table(pooled.values_SF[rows], len(design.labels_S)))
+        ids = responses[site].stimuli["id"].to_numpy(dtype=str)
+        tables.append(_table(responses[site].pool(pooling).of(rows, ids[rows]), len(design.labels_S)))
     everywhere_CS = np.ones((len(sites), len(rows)), dtype=bool)
     method = make_method(selector, k, ensemble, design, seed, block_size)
     return transfer_matrix([site.block for site in sites], tables, everywhere_CS, design, method)

@@ -384,6 +384,8 @@ def _rsa_profile(kind: str, training: Training) -> FeatureScores:
     return score_profiles(P_SWF, defined_SW, training.codes_BS, kind)
 
 
+PROFILE_SELECTORS: dict[str, ScoreFunction] = {f"rsa_{kind}_profile": partial(_rsa_profile, kind) for kind in KINDS}
+"""Those that compare time courses; they need `profiles`."""
 SELECTORS: dict[str, ScoreFunction] = {
     "max_activation": _rival(lambda X_Sf, codes_BS, _: _masked_max(X_Sf, codes_BS != 0)),
     "target_max": _rival(lambda X_Sf, codes_BS, _: _masked_max(X_Sf, codes_BS == 1)),
@@ -392,7 +394,7 @@ SELECTORS: dict[str, ScoreFunction] = {
     "auroc": _rival(_auroc),
     "l1": _l1,
     **{f"rsa_{kind}": partial(_rsa_scalar, kind) for kind in KINDS},
-    **{f"rsa_{kind}_profile": partial(_rsa_profile, kind) for kind in KINDS},
+    **PROFILE_SELECTORS,
     "random": _random,
 }
 """Score functions by name."""

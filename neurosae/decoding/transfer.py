@@ -12,13 +12,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from neurosae.decoding.ensembles import Array, Fit, get_ensemble, standardisation
-from neurosae.decoding.selection import SELECTORS, scores, top_k
+from neurosae.decoding.selection import PROFILE_SELECTORS, SELECTORS, scores, top_k
 from neurosae.errors import UserError, unknown_name
 from neurosae.inference import corrected_resampled_test, smallest_p
 from neurosae.inference.design import Design, derived_seed
 from neurosae.inference.heldout import METRICS, auroc, balanced_accuracy, summarise_held_out
 
-WITHOUT_PROFILES = [name for name in SELECTORS if not name.endswith("_profile")]
+WITHOUT_PROFILES = [name for name in SELECTORS if name not in PROFILE_SELECTORS]
 """Selectors that pooled responses suffice for."""
 
 

@@ -10,15 +10,10 @@ from typing import Any
 from neurosae.decoding.ensembles import ENSEMBLES
 from neurosae.decoding.selection import SELECTORS
 from neurosae.errors import UserError, unknown_name
+from neurosae.files import digest
+from neurosae.representations import REPRESENTATIONS
 from neurosae.responses import POOLINGS
 
-REPRESENTATIONS = {
-    "raw": "neurons of the residual stream",
-    "sae": "latents of the sparse autoencoder",
-    "untrained_sae": "control: random directions with the width and the L0 of the SAE",
-    "embeddings": "control: token embeddings (the input of block 0)",
-    "bag_of_words": "control: which words occur",
-}
 DEFAULT_SELECTORS = (
     "max_activation",
     "target_max",
@@ -74,6 +69,11 @@ class Variant:
         return asdict(self)
 
 
+def selector_seed(seed: int, variant: Variant | Family) -> int:
+    """Seed of the selectors that draw: the same for every k, ensemble and training set of a seeded run."""
+    return int(digest([seed, variant.representation, variant.selector]), 16) % 2**31
+
+
 @dataclass(frozen=True)
 class Grid:
     """Which variants to compare.
@@ -126,8 +126,8 @@ class Grid:
     def _family(
         self, representation: str, selector: str, ensemble: str, block: int, pooling: str, ks: Sequence[int]
     ) -> Family:
-        at = {"raw": block, "embeddings": 0, "bag_of_words": 0}.get(representation, self.sae_block)
-        how = "mean" if representation == "bag_of_words" else pooling
+        about = REPRESENTATIONS[representation]
+        at, how = about.block(block, self.sae_block), pooling if about.has_site else "mean"
         return Family(representation, selector, ensemble, at, how, (0,) if selector == ALL else tuple(ks))
 
     def _controls(self, ensemble: str, block: int, pooling: str) -> Iterator[Family]:

@@ -34,7 +34,7 @@ from neurosae.representations import Bench
 from neurosae.sae import loading
 from neurosae.sae.overlap import FILE as HASHES
 from neurosae.sae.overlap import hash_texts
-from neurosae.stimuli import StimulusSet
+from neurosae.stimuli import LabelledContrast, StimulusSet
 
 Array = NDArray[np.float64]
 CHUNK = 16  # batches that are sorted by length together, and after which the state is written
@@ -219,10 +219,10 @@ def word_scores(stimuli: StimulusSet, contrast: str, texts: Sequence[str]) -> Ar
 
     It is fitted like every ensemble (`neurosae.decoding.ensembles.LinearEnsemble`); words of no stimulus do not count.
     """
-    rows, is_target = stimuli.contrast(contrast).labels(stimuli.table)
+    sides = LabelledContrast.of(stimuli, contrast)
     words = CountVectorizer(binary=True)
-    known_SV = words.fit_transform(stimuli.table["text"].iloc[rows]).toarray()
-    fitted = LinearEnsemble().fit(known_SV, is_target)
+    known_SV = words.fit_transform(sides.table["text"]).toarray()
+    fitted = LinearEnsemble().fit(known_SV, sides.labels_S > 0)
     return fitted.decision_function(words.transform(texts).toarray())
 
 

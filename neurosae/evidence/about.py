@@ -7,8 +7,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from neurosae.evidence.sides import Sides
 from neurosae.sae import loading
+from neurosae.stimuli import LabelledContrast
 
 LIBRARIES = (
     "neurosae",
@@ -57,7 +57,7 @@ _ALWAYS = ("rsa", "circularity", "corrected_interval", "stability", "patterns", 
 _OF_STAGES = {"discover": ("bca",), "explain": ("log_odds", "kappa", "bca"), "steer": ("clamping", "bca")}
 
 
-def question(sides: Sides) -> dict[str, Any]:
+def question(sides: LabelledContrast) -> dict[str, Any]:
     """What was asked of whom.
 
     Returns
@@ -69,7 +69,7 @@ def question(sides: Sides) -> dict[str, Any]:
     Examples
     --------
     >>> from neurosae.stimuli import load
-    >>> question(Sides.of(load("continuation")))["question"]
+    >>> question(LabelledContrast.of(load("continuation")))["question"]
     "Which features tell 'continuation' from 'cessation', and which way of finding them deserves trust?"
     """
     stimuli, (target, foil) = sides.stimuli, sides.names

@@ -7,14 +7,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from neurosae.errors import UserError
-from neurosae.evidence.sides import Sides
 from neurosae.inference import max_t, permutation_p
 from neurosae.inference.linear import MaxT
 from neurosae.models import LanguageModel
 from neurosae.representations import Bench, Source
 from neurosae.sites import Site
-from neurosae.stimuli import StimulusSet
+from neurosae.stimuli import LabelledContrast, StimulusSet
 
 LEVEL = 0.05
 MOST_BYTES = 2**30
@@ -66,7 +64,13 @@ def listen_everywhere(
 
 
 def map_blocks(
-    bench: Bench, sides: Sides, blocks: list[int], *, n_top: int = 50, n_permutations: int = 1000, seed: int = 0
+    bench: Bench,
+    sides: LabelledContrast,
+    blocks: list[int],
+    *,
+    n_top: int = 50,
+    n_permutations: int = 1000,
+    seed: int = 0,
 ) -> BlockMap:
     """Test the contrast in every neuron of the residual stream after these blocks, pooled over each text (mean).
 
@@ -76,7 +80,7 @@ def map_blocks(
     ----------
     bench : Bench
         That has listened at these blocks.
-    sides : Sides
+    sides : LabelledContrast
     blocks : list of int
     n_top : int, default 50
         Tests in the second table.
@@ -124,10 +128,6 @@ def map_blocks(
     return BlockMap(pd.DataFrame(rows), strongest.iloc[order].reset_index(drop=True))
 
 
-def _test(bench: Bench, sides: Sides, block: int, n_permutations: int, seed: int) -> MaxT:
-    pooled = bench.pooled("raw", block, "mean")
-    if not pooled.valid_S[sides.rows].all():
-        first = sides.rows[np.argmin(pooled.valid_S[sides.rows])]
-        raise UserError(f"Stimulus {sides.stimuli.table['id'].iloc[first]} has no value: {pooled.reason_S[first]}")
-    X_SF = pooled.dense()[sides.rows]
+def _test(bench: Bench, sides: LabelledContrast, block: int, n_permutations: int, seed: int) -> MaxT:
+    X_SF = bench.matrix(sides, "raw", block, "mean")
     return max_t(X_SF, sides.labels_S, sides.blocks_S, sides.design, n=n_permutations, seed=seed, alpha=LEVEL)

@@ -14,11 +14,11 @@ from neurosae.autointerp.examples import token_spans
 from neurosae.capture import TEXT
 from neurosae.decoding.reliability import feature_reliability
 from neurosae.errors import UserError
-from neurosae.evidence.sides import Sides
 from neurosae.inference import test_contrast
 from neurosae.inference.heldout import auroc
 from neurosae.responses import Pooling, Responses
 from neurosae.rsa.results import Reason
+from neurosae.stimuli import LabelledContrast
 
 Array = NDArray[np.float64]
 BINS = 20
@@ -61,7 +61,7 @@ def choices(cells: Sequence[dict[str, Any]]) -> list[Choice]:
     return list(found.values())
 
 
-def effects(X_SK: Array, sides: Sides) -> list[dict[str, Any]]:
+def effects(X_SK: Array, sides: LabelledContrast) -> list[dict[str, Any]]:
     """How well each feature tells the sides apart, over all stimuli: descriptive, as the features were chosen on them.
 
     Returns
@@ -93,13 +93,13 @@ def effects(X_SK: Array, sides: Sides) -> list[dict[str, Any]]:
     ]
 
 
-def histogram(value_S: Array, sides: Sides, sparse: bool, bins: int = BINS) -> dict[str, Any]:
+def histogram(value_S: Array, sides: LabelledContrast, sparse: bool, bins: int = BINS) -> dict[str, Any]:
     """Pooled activation by side.
 
     Parameters
     ----------
     value_S : array [S]
-    sides : Sides
+    sides : LabelledContrast
     sparse : bool
         Whether stimuli at exactly 0 are silent: they are counted apart, and by no bin.
     bins : int, default 20

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from neurosae.errors import UserError
-from neurosae.evidence.sides import Sides
 from neurosae.rdms import compare_models, pairwise_distances
 from neurosae.rsa.models import ModelRDM, label_model, length_model, overlap_model
+from neurosae.stimuli import LabelledContrast
 
 Array = NDArray[np.float64]
 MOST_STIMULI = 240
@@ -18,12 +18,12 @@ _DIGITS = 4
 _NO_CEILING = "one RDM of single stimuli has no noise ceiling: several RDMs of one thing would be needed"
 
 
-def order(sides: Sides, most: int = MOST_STIMULI, seed: int = 0) -> NDArray[np.intp]:
+def order(sides: LabelledContrast, most: int = MOST_STIMULI, seed: int = 0) -> NDArray[np.intp]:
     """Stimuli of the contrast by side (target first), then domain, then file; of very many, whole items at random.
 
     Parameters
     ----------
-    sides : Sides
+    sides : LabelledContrast
     most : int, default 240
         Stimuli, or a little more, as items stay whole.
     seed : int, default 0
@@ -45,7 +45,7 @@ def order(sides: Sides, most: int = MOST_STIMULI, seed: int = 0) -> NDArray[np.i
     return found[np.isin(sides.groups_S[found], kept)]
 
 
-def models(sides: Sides, chosen: ArrayLike) -> tuple[list[ModelRDM], dict[str, str]]:
+def models(sides: LabelledContrast, chosen: ArrayLike) -> tuple[list[ModelRDM], dict[str, str]]:
     """Model RDMs that a contrast is compared with, and why some are missing.
 
     *category*: the same side or not; *domain*: the same domain or not; *length*: difference in words; *word overlap*:
@@ -53,7 +53,7 @@ def models(sides: Sides, chosen: ArrayLike) -> tuple[list[ModelRDM], dict[str, s
 
     Parameters
     ----------
-    sides : Sides
+    sides : LabelledContrast
     chosen : int array
         Positions, as of `order`.
     """
@@ -82,7 +82,13 @@ def _domain_model(domain_S: NDArray[Any], missing: bool) -> ModelRDM:
 
 
 def geometry(
-    X_SF: Array, sides: Sides, chosen: ArrayLike, *, n_bootstrap: int = 1000, n_permutations: int = 1000, seed: int = 0
+    X_SF: Array,
+    sides: LabelledContrast,
+    chosen: ArrayLike,
+    *,
+    n_bootstrap: int = 1000,
+    n_permutations: int = 1000,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """The RDM of a representation, and how well the models fit it.
 
@@ -90,7 +96,7 @@ def geometry(
     ----------
     X_SF : array [S, F]
         Pooled responses to the stimuli of the contrast.
-    sides : Sides
+    sides : LabelledContrast
     chosen : int array
         Positions, as of `order`.
     n_bootstrap, n_permutations, seed : int, default 1000, 1000 and 0

@@ -12,7 +12,7 @@ from scipy import special
 
 from neurosae.decoding.reliability import FeatureReliability, feature_reliability, map_reliability
 from neurosae.errors import UserError
-from neurosae.evidence.sides import Sides
+from neurosae.stimuli import LabelledContrast
 
 Array = NDArray[np.float64]
 
@@ -68,7 +68,7 @@ def _noncentrality(t: float, df: float, p: float) -> float:
     return float(special.nctdtrinc(df, p, t))
 
 
-def selectors_table(cells: Sequence[dict[str, Any]], X_SF: dict[str, Array], sides: Sides) -> pd.DataFrame:
+def selectors_table(cells: Sequence[dict[str, Any]], X_SF: dict[str, Array], sides: LabelledContrast) -> pd.DataFrame:
     """Reliability of what the features of each variant say together, and of each of them.
 
     The decision of a variant for a stimulus is *held out*: neither selection nor weights saw the item. Its contrast,
@@ -81,7 +81,7 @@ def selectors_table(cells: Sequence[dict[str, Any]], X_SF: dict[str, Array], sid
         As `neurosae.runs.RunFolder.cells` reads them.
     X_SF : mapping of str to array [S, F]
         Pooled responses of each representation.
-    sides : Sides
+    sides : LabelledContrast
 
     Returns
     -------
@@ -93,7 +93,7 @@ def selectors_table(cells: Sequence[dict[str, Any]], X_SF: dict[str, Array], sid
     return pd.DataFrame([_selector_row(cell, X_SF[cell["representation"]], sides) for cell in cells], columns=COLUMNS)
 
 
-def _selector_row(cell: dict[str, Any], X_SF: Array, sides: Sides) -> dict[str, Any]:
+def _selector_row(cell: dict[str, Any], X_SF: Array, sides: LabelledContrast) -> dict[str, Any]:
     row: dict[str, Any] = {name: cell[name] for name in ("representation", "block", "selector", "k")}
     row |= {"kind": "selector", "reliability": np.nan, "low": np.nan, "high": np.nan, "reason": ""}
     try:
@@ -109,14 +109,14 @@ def _selector_row(cell: dict[str, Any], X_SF: Array, sides: Sides) -> dict[str, 
     return row | {"low": low, "high": high}
 
 
-def _df(found: FeatureReliability, sides: Sides) -> int:
+def _df(found: FeatureReliability, sides: LabelledContrast) -> int:
     """Items less the means that are estimated: one of the differences, or one per condition."""
     both = pd.Series(sides.labels_S).groupby(sides.groups_S).nunique()
     return found.n_items - (1 if (both == 2).all() else 2)
 
 
 def maps_table(
-    X_SF: dict[str, Array], blocks: dict[str, int], sides: Sides, *, n_permutations: int = 200, seed: int = 0
+    X_SF: dict[str, Array], blocks: dict[str, int], sides: LabelledContrast, *, n_permutations: int = 200, seed: int = 0
 ) -> pd.DataFrame:
     """Split-half reliability of the effects of all features of a representation, stepped up to all items.
 
@@ -125,7 +125,7 @@ def maps_table(
     X_SF : mapping of str to array [S, F]
     blocks : mapping of str to int
         Where each representation is heard.
-    sides : Sides
+    sides : LabelledContrast
     n_permutations, seed : int, default 200 and 0
 
     Returns
@@ -141,7 +141,7 @@ def maps_table(
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _map_values(X_SF: ArrayLike, sides: Sides, n_permutations: int, seed: int) -> dict[str, Any]:
+def _map_values(X_SF: ArrayLike, sides: LabelledContrast, n_permutations: int, seed: int) -> dict[str, Any]:
     about = {"n_permutations": n_permutations, "seed": seed}
     try:
         found = map_reliability(X_SF, sides.labels_S, sides.groups_S, sides.blocks_S, sides.design, **about)

@@ -11,11 +11,11 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from neurosae.capture import TEXT
-from neurosae.evidence.sides import Sides
 from neurosae.models import LanguageModel
 from neurosae.responses import Responses
 from neurosae.sites import Site
 from neurosae.steering.endings import Endings
+from neurosae.stimuli import LabelledContrast
 from neurosae.stimuli import checks as stimulus_checks
 from neurosae.stimuli.checks import LEXICAL, Surprisal
 
@@ -24,12 +24,12 @@ BATCH, LONG = 16, 64
 """Texts at once where the logits of all their tokens are held; those of more tokens than that are read one by one."""
 
 
-def stimulus_table(sides: Sides, responses: Responses, decision_S: ArrayLike | None) -> pd.DataFrame:
+def stimulus_table(sides: LabelledContrast, responses: Responses, decision_S: ArrayLike | None) -> pd.DataFrame:
     """The stimuli of a contrast, in the order of the file.
 
     Parameters
     ----------
-    sides : Sides
+    sides : LabelledContrast
     responses : Responses
         Of the whole stimulus set, at any site: for the number of tokens.
     decision_S : array [S] or None
@@ -87,12 +87,12 @@ def surprisal(language_model: LanguageModel) -> Surprisal:
     return nats
 
 
-def confound_table(sides: Sides, tokenizer: Any = None, surprisal: Surprisal | None = None) -> pd.DataFrame:
+def confound_table(sides: LabelledContrast, tokenizer: Any = None, surprisal: Surprisal | None = None) -> pd.DataFrame:
     """What ought not to differ between the sides of a contrast, with a verdict in words.
 
     Parameters
     ----------
-    sides : Sides
+    sides : LabelledContrast
     tokenizer, surprisal
         As in `neurosae.stimuli.checks.check`.
 
@@ -105,7 +105,7 @@ def confound_table(sides: Sides, tokenizer: Any = None, surprisal: Surprisal | N
     Examples
     --------
     >>> from neurosae.stimuli import load
-    >>> confound_table(Sides.of(load("continuation")))["measure"].tolist()
+    >>> confound_table(LabelledContrast.of(load("continuation")))["measure"].tolist()
     ['words', 'surprisal', 'zipf', 'bag of words']
     """
     this_one = replace(sides.stimuli, contrasts={sides.contrast.name: sides.contrast})

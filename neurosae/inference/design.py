@@ -12,6 +12,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from neurosae.errors import UserError
 from neurosae.inference.permutation import arrangements
+from neurosae.stimuli import LabelledContrast
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,6 +147,34 @@ def make_design(
     folds_RS = make_folds(labels_S, groups_S, n_splits, n_repeats, seed)
     domains = None if domains_S is None else np.asarray(domains_S)
     return Design(labels_S, groups_S, blocks_S, design, folds_RS, domains, arrangements_BS)
+
+
+def design_of(
+    contrast: LabelledContrast,
+    *,
+    n_splits: int = 5,
+    n_repeats: int = 10,
+    n_permutations: int = 100,
+    seed: int = 0,
+) -> Design:
+    """Folds and permutations of a contrast of a stimulus set, its domains included; see `make_design`.
+
+    Examples
+    --------
+    >>> design_of(LabelledContrast.of("success"), n_repeats=2).folds_RS.shape
+    (2, 144)
+    """
+    return make_design(
+        contrast.labels_S,
+        contrast.groups_S,
+        contrast.blocks_S,
+        contrast.design,
+        domains_S=contrast.domains_S,
+        n_splits=n_splits,
+        n_repeats=n_repeats,
+        n_permutations=n_permutations,
+        seed=seed,
+    )
 
 
 def derived_seed(seed: int, *keys: int) -> int:

@@ -15,8 +15,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
+from neurosae.decoding.selection import PROFILE_SELECTORS
 from neurosae.errors import UserError
 from neurosae.inference import corrected_resampled_test, holm, permutation_p, sign_flips
+from neurosae.representations import METHODS
 
 PRIMARY = "auroc"
 """The outcome all claims are about."""
@@ -265,7 +267,7 @@ def ranked_table(summary: pd.DataFrame) -> pd.DataFrame:
     table = summary.sort_values(order, ascending=[name != PRIMARY for name in order], ignore_index=True)
     rank = table.groupby(CONTRAST)[PRIMARY].rank(method="min", ascending=False).astype(int)
     table.insert(0, "rank", rank)
-    control = table["selector"].isin(CONTROLS) | ~table["representation"].isin(["sae", "raw"])
+    control = table["selector"].isin(CONTROLS) | ~table["representation"].isin(METHODS)
     return table.assign(control=control)
 
 
@@ -281,8 +283,8 @@ def _contrasts(folds: pd.DataFrame, n_splits: int) -> Iterator[tuple[str, str, p
     per_repeat = folds.groupby([*CONTRAST, "repeat"])["fold"].nunique()
     if (per_repeat != n_splits).any():
         raise UserError(f"Repeats have {sorted(per_repeat.unique())} folds", allowed=f"{n_splits} folds each")
-    form = np.where(folds["selector"].str.endswith("_profile"), "profile", "scalar")
-    methods = folds.assign(form=form)[folds["representation"].isin(["sae", "raw"])]
+    form = np.where(folds["selector"].isin(list(PROFILE_SELECTORS)), "profile", "scalar")
+    methods = folds.assign(form=form)[folds["representation"].isin(METHODS)]
     if methods.empty:
         raise UserError("The table has no variant of the representations 'sae' and 'raw'")
     for names, part in methods.groupby(CONTRAST):

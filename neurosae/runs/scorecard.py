@@ -16,9 +16,11 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from neurosae.decoding.selection import PROFILE_SELECTORS
 from neurosae.errors import UserError
 from neurosae.inference import holm, permutation_p, sign_flips, smallest_p
 from neurosae.inference.bootstrap import MIN_GROUPS
+from neurosae.representations import METHODS
 from neurosae.runs.comparison import (
     ALPHA,
     CLAIMS,
@@ -207,8 +209,8 @@ def answer(variants: pd.DataFrame, outcome: str, test: Test | None, scope: str, 
     'not tested'
     """
     known = OUTCOMES[outcome]
-    methods = variants["representation"].isin(["sae", "raw"])
-    form = np.where(variants["selector"].astype(str).str.endswith("_profile"), "profile", "scalar")
+    methods = variants["representation"].isin(METHODS)
+    form = np.where(variants["selector"].isin(list(PROFILE_SELECTORS)), "profile", "scalar")
     rows = variants.assign(form=form)
 
     def tested(first: pd.Series, second: pd.Series, match: list[str]) -> tuple[Tested, int]:

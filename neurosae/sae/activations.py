@@ -265,9 +265,7 @@ def capture_sites(
     rate = (writer.tokens - found) / (time.perf_counter() - started)
     log.info(f"{writer.tokens:,} clean tokens, {rate:,.0f} tokens/s, {dropped:,} outliers left out")
     if writer.tokens < n_tokens:
-        raise UserError(
-            f"The corpus gave {writer.tokens:,} clean tokens, {n_tokens:,} were asked for", where="tokens"
-        )
+        raise UserError(f"The corpus gave {writer.tokens:,} clean tokens, {n_tokens:,} were asked for", where="tokens")
 
 
 def _write_records(records: dict[Path, dict[str, Any]], tokens: int) -> None:

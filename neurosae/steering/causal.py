@@ -23,7 +23,7 @@ from neurosae.models import LanguageModel
 from neurosae.sites import Site
 from neurosae.steering.endings import Endings
 from neurosae.steering.interventions import Intervention, Positions, random_direction
-from neurosae.stimuli import StimulusSet
+from neurosae.stimuli import LabelledContrast, StimulusSet
 
 Array = NDArray[np.float64]
 
@@ -92,10 +92,9 @@ def ending_pairs(
     >>> len(pairs.usable) > 40, sorted(set(pairs.table["reason"]))[1][:26]
     (True, 'only 0 tokens at the begin')
     """
-    labelled, is_target = stimuli.contrast(contrast).labels(stimuli.table)
-    keep = np.isin(labelled, np.arange(len(stimuli.table)) if rows is None else _as_rows(rows, len(stimuli.table)))
-    labelled, is_target = labelled[keep], is_target[keep].astype(bool)
-    table = stimuli.table.iloc[labelled].reset_index(drop=True)
+    sides = LabelledContrast.of(stimuli, contrast)
+    sides = sides if rows is None else sides.among(rows)
+    table, is_target = sides.table, sides.labels_S > 0
     if leaked := sorted(set(table["id"].astype(str)) & set(trained_on)):
         raise UserError(
             f"Stimulus {leaked[0]} and {len(leaked) - 1} more were used for fitting; effects are measured on others",
@@ -104,7 +103,7 @@ def ending_pairs(
     prompts = make_prompts(language_model, table, stimuli.chat)
     begins = [prompt.roles.index(TEXT) if TEXT in prompt.roles else len(prompt.ids) for prompt in prompts]
     ids = [prompt.ids[: _end_of_text(prompt.roles)] for prompt in prompts]
-    group_S, block_S = stimuli.groups()[labelled], stimuli.blocks(contrast, labelled)
+    group_S, block_S = sides.groups_S, sides.blocks_S
     found: list[dict[str, object]] = []
     starts, target_ids, foil_ids = [], [], []
     for block in np.unique(block_S):
@@ -369,13 +368,6 @@ def _against(shift_P: Array, control_RP: Array, group_P: Array, n: int, seed: in
         "difference_high": difference.high,
         "reason": difference.reason,
     }
-
-
-def _as_rows(rows: ArrayLike, n_stimuli: int) -> NDArray[np.intp]:
-    try:
-        return np.arange(n_stimuli)[np.asarray(rows)]
-    except IndexError as error:
-        raise UserError(f"These are no rows of the stimulus table: {error}", where="rows") from error
 
 
 def _end_of_text(roles: Sequence[str]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from neurosae.stimuli.labelled import LabelledContrast
 from neurosae.stimuli.sets import StimulusSet, available, concepts, load
 
-__all__ = ["StimulusSet", "available", "concepts", "load"]
+__all__ = ["LabelledContrast", "StimulusSet", "available", "concepts", "load"]

@@ -89,6 +89,21 @@ class Contrast:
             codes.append(code_S)
         return cell_weights[tuple(codes)]
 
+    @property
+    def target(self) -> str:
+        """The level it is about, or its expression where several levels weigh above 0.
+
+        Examples
+        --------
+        >>> parse_contrast("b - a", {"f": ["a", "b"]}).target
+        'b'
+        """
+        if len(self.levels) == 1:
+            above = [level for level, weight in zip(self.levels[0], self.cell_weights, strict=True) if weight > 0]
+            if len(above) == 1:
+                return above[0]
+        return self.expression
+
     def labels(self, table: pd.DataFrame, where: str | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Two-sided labels: which stimuli take part, and on which side.
 

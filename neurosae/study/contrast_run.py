@@ -16,13 +16,14 @@ import pandas as pd
 import torch
 from threadpoolctl import threadpool_limits
 
-from neurosae.decoding import Design, decode, make_design
-from neurosae.decoding.variants import ALL, PCA, Family, Grid, Variant
+from neurosae.decoding import Design, decode
+from neurosae.decoding.selection import PROFILE_SELECTORS
+from neurosae.decoding.variants import ALL, PCA, Family, Grid, Variant, selector_seed
 from neurosae.errors import UserError
-from neurosae.files import digest, write_json
+from neurosae.files import write_json
+from neurosae.inference.design import design_of
 from neurosae.progress import progress_bar
-from neurosae.representations import EMBEDDINGS, Bench, Source
-from neurosae.responses import Pooled
+from neurosae.representations import REPRESENTATIONS, Bench, Source
 from neurosae.runs import (
     RunFolder,
     domains_table,
@@ -34,8 +35,7 @@ from neurosae.runs import (
 )
 from neurosae.runs.comparison import claims_table, families_table
 from neurosae.sites import Site
-from neurosae.stimuli import StimulusSet
-from neurosae.stimuli.contrasts import Contrast
+from neurosae.stimuli import LabelledContrast, StimulusSet
 
 FORMAT = 1  # of the cells; raised when their content changes, so that old runs are not continued
 _LIBRARIES = ("torch", "transformers", "transformer-lens", "sae-lens", "scikit-learn", "numpy", "scipy", "pandas")
@@ -94,9 +94,7 @@ class ContrastRun:
 
     def __init__(self, stimuli: StimulusSet, contrast: str, settings: Settings) -> None:
         self.stimuli, self.contrast, self.settings = stimuli, contrast, settings
-        expression: Contrast = stimuli.contrast(contrast)
-        self.rows, is_target = expression.labels(stimuli.table)
-        self.labels = np.where(is_target > 0, 1, -1).astype(np.int8)
+        self.sides = LabelledContrast.of(stimuli, contrast)
         families = settings.grid.families()
         self.left_out = {family: reason for family in families if (reason := self._cannot_run(family))}
         self.families = [family for family in families if family not in self.left_out]
@@ -105,7 +103,7 @@ class ContrastRun:
 
     def _cannot_run(self, family: Family) -> str:
         """Why a control does not fit this set: what the user did not ask for must not refuse the run."""
-        if family.selector == PCA and max(family.ks) > len(self.rows) // 3:
+        if family.selector == PCA and max(family.ks) > len(self.sides.rows) // 3:
             return "more components than a third of the stimuli"
         if family.selector == ALL and family.ensemble == "lda":
             return "LDA on all features"
@@ -118,21 +116,23 @@ class ContrastRun:
 
     def sites(self) -> list[Site]:
         """Where to listen: all in one forward pass."""
-        sites = [Site(f.block) for f in self.families if f.representation in ("raw", "sae", "untrained_sae")]
-        if any(f.representation == "embeddings" for f in self.families):
-            sites.append(EMBEDDINGS)
-        return sorted(set(sites))
+        heard = [(REPRESENTATIONS[family.representation], family.block) for family in self.families]
+        return sorted({about.site(block) for about, block in heard if about.has_site})
+
+    @property
+    def uses_sae(self) -> bool:
+        """Whether any representation of the grid needs the SAE."""
+        return any(REPRESENTATIONS[family.representation].has_latents for family in self.families)
 
     def configuration(self) -> dict[str, Any]:
         """Everything the results depend on, and nothing else."""
         settings, source = self.settings, self.settings.source
-        uses_sae = any("sae" in family.representation for family in self.families)
         return {
             "concept": self.stimuli.name,
             "contrast": self.contrast,
             "stimuli_sha256": self.stimuli.sha256,
             "source": source.identity(),
-            "sae": {"name": source.sae, "weights": source.sae_identity()} if uses_sae else None,
+            "sae": {"name": source.sae, "weights": source.sae_identity()} if self.uses_sae else None,
             "grid": dataclasses.asdict(settings.grid),
             "folds": settings.n_splits,
             "repeats": settings.n_repeats,
@@ -150,7 +150,8 @@ class ContrastRun:
             + len(self.families) * _SECONDS_PER_FAMILY * self._label_vectors() / 1100 / min(2, self._workers())
         ) / 60
         lines = [
-            f"{self.stimuli.name}, contrast {self.contrast}: {len(self.rows)} stimuli, {len(self.variants)} variants, "
+            f"{self.stimuli.name}, contrast {self.contrast}: {len(self.sides.rows)} stimuli, "
+            f"{len(self.variants)} variants, "
             f"{self.settings.n_repeats} x {self.settings.n_splits} folds, {self.settings.n_permutations} permutations",
             f"  forward passes: each stimulus once, stopping after block {max(s.block for s in self.sites())}"
             if self.sites()
@@ -167,14 +168,8 @@ class ContrastRun:
 
     def design(self) -> Design:
         """Folds and permutations, the same for every variant."""
-        table = self.stimuli.table.iloc[self.rows]
-        domains = table["domain"] if table["domain"].notna().all() else None
-        return make_design(
-            self.labels,
-            self.stimuli.groups()[self.rows],
-            self.stimuli.blocks(self.contrast, self.rows),
-            self.stimuli.design(self.contrast),
-            domains_S=None if domains is None else domains.astype(str).to_numpy(),
+        return design_of(
+            self.sides,
             n_splits=self.settings.n_splits,
             n_repeats=self.settings.n_repeats,
             n_permutations=self.settings.n_permutations,
@@ -232,35 +227,25 @@ class ContrastRun:
 
     @staticmethod
     def _key(family: Family) -> tuple[Any, ...]:
-        return family.representation, family.block, family.pooling, family.selector.endswith("_profile")
+        return family.representation, family.block, family.pooling, family.selector in PROFILE_SELECTORS
 
     def _input(self, family: Family, bench: Bench) -> Input:
         """Stimuli x features of the contrast's stimuli, and their profiles where the selector needs them."""
-        pooled = bench.pooled(family.representation, family.block, family.pooling)
-        self._check(family, pooled)
+        X_SF = bench.matrix(self.sides, family.representation, family.block, family.pooling)
+        self._check(family, X_SF.shape[1])
         profiles = None
-        if family.selector.endswith("_profile"):
+        if family.selector in PROFILE_SELECTORS:
             found = bench.profiles(family.representation, family.block)
-            profiles = (found.values_SWF[self.rows], found.defined_SW[self.rows])
-        return pooled.dense()[self.rows], profiles
+            profiles = (found.values_SWF[self.sides.rows], found.defined_SW[self.sides.rows])
+        return X_SF, profiles
 
-    def _check(self, family: Family, pooled: Pooled) -> None:
-        n_features = pooled.values_SF.shape[1]
+    def _check(self, family: Family, n_features: int) -> None:
         largest = max(k for f in self.families if self._key(f) == self._key(family) for k in f.ks)
         if largest > n_features:
             raise UserError(
                 f"k is {largest}, but '{family.representation}' has {n_features} features",
                 where="k",
                 allowed=f"1 to {n_features}",
-            )
-        missing = np.flatnonzero(~pooled.valid_S[self.rows])
-        if len(missing):
-            first = self.rows[missing[0]]
-            raise UserError(
-                f"{len(missing)} stimuli have no value under pooling '{family.pooling}', the first is "
-                f"{self.stimuli.table['id'].iloc[first]}: {pooled.reason_S[first]}",
-                where="pooling",
-                suggestion="Add target spans to the stimulus file, or pool over all tokens",
             )
 
     def _manifest(self, timings: dict[str, float], started: float) -> dict[str, Any]:
@@ -307,7 +292,7 @@ def compute_family(
             first.ensemble,
             profiles=profiles,
             n_permutations=len(design.arrangements_BS),
-            seed=int(digest([seed, first.representation, first.selector]), 16) % 2**31,
+            seed=selector_seed(seed, first),
         )
     for variant, result, path in zip(variants, results, paths, strict=True):
         write_cell(path, variant, result, context)

@@ -24,13 +24,13 @@ from neurosae.discovery.gold import weighted_kappa
 from neurosae.errors import UserError
 from neurosae.evidence import about, blocks, cards, decoder, geometry, repeatability, tables, writing
 from neurosae.evidence.cards import Choice, Heard
-from neurosae.evidence.sides import Sides
 from neurosae.files import digest, write_json
 from neurosae.responses import Pooling
 from neurosae.runs import best_selecting
 from neurosae.steering.doses import observe
 from neurosae.steering.interventions import steer_ensemble
 from neurosae.steering.texts import gold_probe
+from neurosae.stimuli import LabelledContrast
 from neurosae.study.contrast_run import Tables
 from neurosae.study.steer_stage import Halves, best_effect
 from neurosae.study.work import StageResult, Work
@@ -56,9 +56,9 @@ class Ingredients:
     results: dict[str, StageResult]
 
     @cached_property
-    def sides(self) -> Sides:
+    def sides(self) -> LabelledContrast:
         """The two sides of the contrast."""
-        return Sides.of(self.work.run.stimuli, self.work.run.contrast)
+        return LabelledContrast.of(self.work.run.stimuli, self.work.run.contrast)
 
     @cached_property
     def seen(self) -> dict[str, Variant]:

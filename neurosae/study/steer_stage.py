@@ -48,8 +48,8 @@ class Halves:
     def rows(self) -> tuple[np.ndarray, np.ndarray]:
         """Rows to fit on, and rows to measure on."""
         run = self.work.run
-        half_S = make_folds(run.labels, run.stimuli.groups()[run.rows], 2, 1, run.settings.seed)[0]
-        return run.rows[half_S == 0], run.rows[half_S == 1]
+        half_S = make_folds(run.sides.labels_S, run.sides.groups_S, 2, 1, run.settings.seed)[0]
+        return run.sides.rows[half_S == 0], run.sides.rows[half_S == 1]
 
     @cached_property
     def pairs(self) -> EndingPairs:

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from neurosae.autointerp.examples import token_spans
 from neurosae.autointerp.judges import Judge
 from neurosae.capture import TEXT
-from neurosae.decoding.fitted import FittedEnsemble, encoder_of, fit_ensemble, target_level
+from neurosae.decoding.fitted import FittedEnsemble, encoder_of, fit_ensemble
 from neurosae.decoding.variants import ALL, CONTROL_K, PCA, Grid, Variant
 from neurosae.discovery import gold
 from neurosae.discovery.gold import GoldCorpus
 from neurosae.errors import UserError
 from neurosae.files import digest
-from neurosae.representations import Bench, Source
+from neurosae.representations import METHODS, REPRESENTATIONS, Bench, Source
 from neurosae.responses import Pooled, Responses
 from neurosae.runs import RunFolder
 from neurosae.sae.encoding import encode
@@ -126,7 +126,7 @@ class Work:
     @property
     def target(self) -> str:
         """Level the contrast is about."""
-        return target_level(self.run.stimuli.contrast(self.run.contrast))
+        return self.run.sides.target
 
     def graded_concept(self) -> tuple[str, str]:
         """What the sentences are graded for that this contrast is about, or else the reason why nothing."""
@@ -172,7 +172,8 @@ def representatives(grid: Grid, variants: Sequence[Variant]) -> list[Variant]:
         for v in variants
         if (v.k, v.ensemble, v.pooling) == (k, grid.ensembles[0], grid.poolings[0])
         and v.selector not in (ALL, PCA)
-        and (v.representation == "sae" or (v.representation == "raw" and v.block == block))
+        and v.representation in METHODS
+        and v.block == REPRESENTATIONS[v.representation].block(block, grid.sae_block)
     ]
 
 

@@ -23,7 +23,7 @@ from neurosae.inference.design import Design, make_design, make_folds
 from neurosae.inference.least_squares import make_units
 from neurosae.responses import Alignment, Pooling, Responses
 from neurosae.sites import Site
-from neurosae.stimuli import StimulusSet
+from neurosae.stimuli import LabelledContrast, StimulusSet
 from neurosae.stimuli.contrasts import Contrast
 from neurosae.univariate.compute import compute_contrast
 from neurosae.univariate.maps import ContrastMap
@@ -176,7 +176,7 @@ def find_region(
     if k is None:
         table = table[table["block"] == found.blocks_L[np.argmax(found.r2_LW[:, 0])]]
     table = table.iloc[:k].drop(columns=["position", "n"]).reset_index(drop=True)
-    used_S = np.intersect1d(np.arange(len(stimuli.table))[rows_S], named.labels(stimuli.table)[0])
+    used_S = LabelledContrast.of(stimuli, named).among(rows_S).rows
     region = Region(table.assign(mean=0.0, spread=1.0), used_S)
     patterns_SK = region.patterns(responses_by_site, pooling, used_S)
     scale = {"mean": patterns_SK.mean(axis=0), "spread": patterns_SK.std(axis=0, ddof=1)}
@@ -300,20 +300,15 @@ def _halves(
     stimuli: StimulusSet, contrast: Contrast, seed: int
 ) -> tuple[Index, NDArray[np.int8], Index, NDArray[np.int64]]:
     """Rows of the contrast, their labels and groups, and the half (0 localizes, 1 tests) that each falls into."""
-    rows_S, y_S = contrast.labels(stimuli.table)
-    labels_S, groups_S = (2 * y_S - 1).astype(np.int8), stimuli.groups()[rows_S]
-    return rows_S, labels_S, groups_S, make_folds(labels_S, groups_S, n_splits=2, n_repeats=1, seed=seed)[0]
+    sides = LabelledContrast.of(stimuli, contrast)
+    half_S = make_folds(sides.labels_S, sides.groups_S, n_splits=2, n_repeats=1, seed=seed)[0]
+    return sides.rows, sides.labels_S, sides.groups_S, half_S
 
 
 def _pooled(responses: Responses, pooling: Pooling, rows_S: Index) -> Array:
     """Pooled responses to these stimuli, each of which must have one; [S, F]."""
-    pooled = responses.pool(pooling)
-    if not pooled.valid_S[rows_S].all():
-        s = rows_S[np.argmin(pooled.valid_S[rows_S])]
-        raise UserError(
-            f"Stimulus {s} has {pooled.reason_S[s]}", where=responses.site, suggestion="Use another pooling"
-        )
-    return pooled.dense()[rows_S]
+    ids = responses.stimuli["id"].to_numpy(dtype=str)
+    return responses.pool(pooling).of(rows_S, ids[rows_S])
 
 
 def _effect(
