@@ -10,9 +10,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from neurosae.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def cache_folder(*parts: str) -> Path:
@@ -75,6 +78,14 @@ def write_text(path: Path, text: str) -> None:
     """Write text atomically (UTF-8)."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_table(folder: Path, name: str, table: pd.DataFrame) -> None:
+    """A table as CSV, for people, and as Parquet, with its types; each file appears whole or not at all."""
+    with atomic_path(folder / f"{name}.csv") as temporary:
+        table.to_csv(temporary, index=False, lineterminator="\n")
+    with atomic_path(folder / f"{name}.parquet") as temporary:
+        table.to_parquet(temporary, index=False)
 
 
 def canonical_json(value: Any) -> str:

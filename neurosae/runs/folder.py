@@ -13,7 +13,7 @@ import pandas as pd
 from neurosae.decoding import DecodingResult, HeldOut
 from neurosae.decoding.variants import Variant
 from neurosae.errors import UserError
-from neurosae.files import atomic_path, digest, write_json
+from neurosae.files import digest, write_json, write_table
 
 KEYS = ["representation", "selector", "k", "ensemble", "block", "pooling"]
 METRICS = ["balanced_accuracy", "auroc"]
@@ -92,11 +92,7 @@ class RunFolder:
 
     def write_table(self, name: str, table: pd.DataFrame) -> None:
         """A table as CSV and Parquet."""
-        folder = self.path / "tables"
-        with atomic_path(folder / f"{name}.csv") as temporary:
-            table.to_csv(temporary, index=False, lineterminator="\n")
-        with atomic_path(folder / f"{name}.parquet") as temporary:
-            table.to_parquet(temporary, index=False)
+        write_table(self.path / "tables", name, table)
 
 
 def _read_cell(path: Path) -> dict[str, Any] | None:
