@@ -8,8 +8,8 @@ Five lines do the main job:
 >>> run.figure("method_comparison"); run.report()  # doctest: +SKIP
 >>> neurosae.Run.load(run.folder)  # doctest: +SKIP
 
-Every verb below is also a command (``python -m experiments.contrast_map --help``). Importing this package imports none of
-them: a verb is fetched when it is first named.
+Every verb below is also a command (``python -m experiments.contrast_map --help``). Importing this package imports none
+of them: a verb is fetched when it is first named.
 """
 
 from __future__ import annotations
