@@ -44,15 +44,15 @@ class Pooled:
         values = self.values_SF.toarray() if isinstance(self.values_SF, sp.csr_array) else self.values_SF
         return np.asarray(values, dtype=np.float64)
 
-    def of(self, rows: np.ndarray, ids: Sequence[str] | np.ndarray) -> np.ndarray:
+    def of(self, rows: np.ndarray, ids: Sequence[str] | np.ndarray | None = None) -> np.ndarray:
         """Values of some stimuli, all of which must have one.
 
         Parameters
         ----------
         rows : int array [R]
             Which stimuli.
-        ids : sequence of str [R]
-            How they are called.
+        ids : sequence of str [R], optional
+            How they are called; by default their row is named.
 
         Returns
         -------
@@ -65,10 +65,11 @@ class Pooled:
         """
         missing = np.flatnonzero(~self.valid_S[rows])
         if len(missing):
-            first = missing[0]
+            first = rows[missing[0]]
+            called = f"row {first}" if ids is None else ids[missing[0]]
             raise UserError(
-                f"{len(missing)} of {len(rows)} stimuli have no value under this pooling, the first is {ids[first]}: "
-                f"{self.reason_S[rows[first]]}",
+                f"{len(missing)} of {len(rows)} stimuli have no value under this pooling, the first is {called}: "
+                f"{self.reason_S[first]}",
                 where="pooling",
                 suggestion="Add target spans to the stimulus file, or pool over all tokens",
             )

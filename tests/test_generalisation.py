@@ -265,7 +265,7 @@ def test_bad_input_of_block_transfer() -> None:
             block_transfer(responses, wrong, design)
     with pytest.raises(UserError, match="differ in their stimuli or in the number of their features"):
         block_transfer(responses | {Site(3): as_responses(X_SF[:, :9], Site(3))}, rows, design)
-    with pytest.raises(UserError, match="Stimulus 0 has no value: no clean token in a target span"):
+    with pytest.raises(UserError, match="the first is row 0: no clean token in a target span"):
         block_transfer(responses, rows, design, pooling="target")
 
 

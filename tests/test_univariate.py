@@ -615,7 +615,7 @@ def test_a_region_needs_values_of_its_own_stimuli_only() -> None:
            for s, r in heard.items()}  # fmt: skip
     expected = find_region(heard, SUCCESS, rows_S=few, pooling="target").table
     pd.testing.assert_frame_equal(find_region(cut, SUCCESS, rows_S=few, pooling="target").table, expected)
-    with pytest.raises(UserError, match="Stimulus 44 has no clean token in a target span"):
+    with pytest.raises(UserError, match="the first is row 44: no clean token in a target span"):
         find_region(cut, SUCCESS, rows_S=np.arange(48), pooling="target")
 
 

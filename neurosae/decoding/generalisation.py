@@ -227,8 +227,7 @@ def block_transfer(
         )
     tables = []
     for site in sites:
-        ids = responses[site].stimuli["id"].to_numpy(dtype=str)
-        tables.append(_table(responses[site].pool(pooling).of(rows, ids[rows]), len(design.labels_S)))
+        tables.append(_table(responses[site].pool(pooling).of(rows), len(design.labels_S)))
     everywhere_CS = np.ones((len(sites), len(rows)), dtype=bool)
     method = make_method(selector, k, ensemble, design, seed, block_size)
     return transfer_matrix([site.block for site in sites], tables, everywhere_CS, design, method)

@@ -307,8 +307,7 @@ def _halves(
 
 def _pooled(responses: Responses, pooling: Pooling, rows_S: Index) -> Array:
     """Pooled responses to these stimuli, each of which must have one; [S, F]."""
-    ids = responses.stimuli["id"].to_numpy(dtype=str)
-    return responses.pool(pooling).of(rows_S, ids[rows_S])
+    return responses.pool(pooling).of(rows_S)
 
 
 def _effect(
