@@ -189,4 +189,4 @@ def test_the_target_is_the_level_that_weighs_above_zero() -> None:
     factors = {"f": ["a", "b", "c"], "g": ["x", "y"]}
     assert parse_contrast("b - a", factors).target == "b"
     assert parse_contrast("0.5 * a + 0.5 * b - c", factors).target == "0.5 * a + 0.5 * b - c"
-    assert (parse_contrast("(a - b) * (x - y)", factors)) == "(a - b) * (x - y)"
+    assert parse_contrast("(a - b) * (x - y)", factors).target == "(a - b) * (x - y)"

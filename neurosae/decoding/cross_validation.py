@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sklearn.base import TransformerMixin, clone
 from sklearn.decomposition import PCA
 
-from neurosae.decoding.ensembles import Array, Fit, get_ensemble, haufe_patterns, standardisation
+from neurosae.decoding.ensembles import Array, Fit, fit_on, get_ensemble, standardisation
 from neurosae.decoding.selection import scores as feature_scores
 from neurosae.decoding.selection import top_k
 from neurosae.errors import UserError
@@ -356,15 +356,12 @@ def _scores(split: _Split, choice: _Selected, method: _Method) -> tuple[Array, A
 def _full_fit(choice: _Selected, k: int, labels_S: NDArray[np.int8], method: _Method) -> dict[str, Any]:
     """The `full_*` fields: description of a fit to all stimuli, never scored."""
     features_K = choice.features_LK[0, :k]
-    mean_K, scale_K = standardisation(choice.X_SF[:, features_K])
-    Z_1SK = ((choice.X_SF[:, features_K] - mean_K) / scale_K)[None]
-    w_1K, _ = method.fit(Z_1SK, labels_S[None], None, 1.0)
-    difference_K = Z_1SK[0, labels_S > 0].mean(axis=0) - Z_1SK[0, labels_S < 0].mean(axis=0)
+    fitted = fit_on(choice.X_SF[:, features_K], labels_S, method.fit)
     return {
         "full_features": features_K,
-        "full_weights": w_1K[0],
-        "full_patterns": haufe_patterns(Z_1SK, w_1K)[0],
-        "full_direction": np.sign(difference_K).astype(np.int8),
+        "full_weights": fitted.weights_K,
+        "full_patterns": fitted.patterns_K,
+        "full_direction": fitted.direction_K,
     }
 
 

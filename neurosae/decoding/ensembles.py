@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -239,6 +240,56 @@ def haufe_patterns(X_BNK: Array, w_BK: Array) -> Array:
     output_BN = _times(X_BNK, w_BK)
     power_B1 = (output_BN**2).sum(axis=1, keepdims=True)
     return _times(X_BNK.swapaxes(1, 2), output_BN) / np.where(power_B1 > 0, power_B1, 1.0)
+
+
+class LinearFit(NamedTuple):
+    """A linear decision on standardised features, and what moves with it.
+
+    Attributes
+    ----------
+    mean_K, scale_K : float64 arrays [K]
+        The standardisation.
+    weights_K : float64 array [K]
+        Of the *standardised* features.
+    intercept : float
+    patterns_K : float64 array [K]
+        Haufe patterns, standard deviations of the feature per unit of output.
+    direction_K : int8 array [K]
+        +1 where the feature is larger for the target condition, -1 where smaller.
+    """
+
+    mean_K: Array
+    scale_K: Array
+    weights_K: Array
+    intercept: float
+    patterns_K: Array
+    direction_K: NDArray[np.int8]
+
+
+def fit_on(X_SK: Array, labels_S: NDArray[np.int8], ensemble: str | Fit = "logistic_l2") -> LinearFit:
+    """Standardise selected features and fit an ensemble to all of these stimuli.
+
+    Parameters
+    ----------
+    X_SK : float64 array [S, K]
+        Training stimuli.
+    labels_S : int8 array [S]
+        +1 target, -1 foil.
+    ensemble : str or callable, default 'logistic_l2'
+        One of `ENSEMBLES`.
+
+    Examples
+    --------
+    >>> fit_on(np.array([[1.0], [3.0], [2.0], [4.0]]), np.array([-1, 1, -1, 1], dtype=np.int8)).direction_K.tolist()
+    [1]
+    """
+    fit = get_ensemble(ensemble) if isinstance(ensemble, str) else ensemble
+    mean_K, scale_K = standardisation(X_SK)
+    Z_1SK = ((X_SK - mean_K) / scale_K)[None]
+    w_1K, b_1 = fit(Z_1SK, labels_S[None], None, 1.0)
+    difference_K = Z_1SK[0, labels_S > 0].mean(axis=0) - Z_1SK[0, labels_S < 0].mean(axis=0)
+    direction_K = np.sign(difference_K).astype(np.int8)
+    return LinearFit(mean_K, scale_K, w_1K[0], float(b_1[0]), haufe_patterns(Z_1SK, w_1K)[0], direction_K)
 
 
 class LinearEnsemble(ClassifierMixin, BaseEstimator):

@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from numpy.typing import ArrayLike, NDArray
 from sklearn.decomposition import PCA as PrincipalComponents
 
-from neurosae.decoding.ensembles import get_ensemble, standardisation
+from neurosae.decoding.ensembles import LinearFit, fit_on, haufe_patterns
 from neurosae.decoding.selection import PROFILE_SELECTORS, scores, top_k
 from neurosae.decoding.variants import ALL, PCA, Variant, selector_seed
 from neurosae.errors import UserError
@@ -242,10 +242,8 @@ def fit_ensemble(
     responses = bench.responses(variant.representation, site.block)
     X_SF = bench.matrix(sides, variant.representation, site.block, variant.pooling)
     features_K = _select(bench, variant, X_SF, sides, seed)
-    mean_K, scale_K = standardisation(X_SF[:, features_K])
-    Z_SK = (X_SF[:, features_K] - mean_K) / scale_K
-    weights_K, intercept = _combine(variant, Z_SK, scale_K, sides.labels_S)
-    difference_K = Z_SK[sides.labels_S > 0].mean(axis=0) - Z_SK[sides.labels_S < 0].mean(axis=0)
+    combine = _through_components if variant.selector == PCA else _directly
+    fitted = combine(X_SF[:, features_K], sides.labels_S, variant)
     sae, sae_identity = _sae_of(bench, variant)
     return FittedEnsemble(
         concept=bench.stimuli.name,
@@ -257,11 +255,11 @@ def fit_ensemble(
         sae=sae,
         sae_identity=sae_identity,
         features_K=features_K.astype(np.int64),
-        mean_K=mean_K,
-        scale_K=scale_K,
-        weights_K=weights_K,
-        intercept=intercept,
-        direction_K=np.sign(difference_K).astype(np.int8),
+        mean_K=fitted.mean_K,
+        scale_K=fitted.scale_K,
+        weights_K=fitted.weights_K,
+        intercept=fitted.intercept,
+        direction_K=fitted.direction_K,
         train_ids=tuple(map(str, sides.ids_S)),
         chat=bench.stimuli.chat,
     )
@@ -333,23 +331,25 @@ def _select(bench: Bench, variant: Variant, X_SF: Array, sides: LabelledContrast
     return top_k(found_F, variant.k)
 
 
-def _combine(variant: Variant, Z_SK: Array, scale_K: Array, labels_S: NDArray[np.int8]) -> tuple[Array, float]:
-    """Weights of the standardised features, and the intercept."""
-    fit = get_ensemble(variant.ensemble)
-    if variant.selector != PCA:
-        w_1K, b_1 = fit(Z_SK[None], labels_S[None], None, 1.0)
-        return w_1K[0], float(b_1[0])
-    available = min(Z_SK.shape[1], len(Z_SK) - 1)
+def _directly(X_SK: Array, labels_S: NDArray[np.int8], variant: Variant) -> LinearFit:
+    return fit_on(X_SK, labels_S, variant.ensemble)
+
+
+def _through_components(X_SF: Array, labels_S: NDArray[np.int8], variant: Variant) -> LinearFit:
+    """The first principal components, fitted as features and written as weights of the neurons they are made of."""
+    available = min(X_SF.shape[1], len(X_SF) - 1)
     if not 1 <= variant.k <= available:
         raise UserError(f"k is {variant.k}", where="k", allowed=f"1 to {available} principal components")
-    # Components of the activations as they are, as in decoding; a constant cannot change them.
-    components = PrincipalComponents(variant.k, svd_solver="full").fit(Z_SK * scale_K)
-    P_SP = components.transform(Z_SK * scale_K)
-    mean_P, scale_P = standardisation(P_SP)
-    w_1P, b_1 = fit(((P_SP - mean_P) / scale_P)[None], labels_S[None], None, 1.0)
-    slope_P = w_1P[0] / scale_P
-    offset_P = components.mean_ @ components.components_.T + mean_P
-    return (slope_P @ components.components_) * scale_K, float(b_1[0] - offset_P @ slope_P)
+    neurons = fit_on(X_SF, labels_S, "mean_difference")  # for the standardisation and the directions
+    centred_SF = X_SF - neurons.mean_K
+    components = PrincipalComponents(variant.k, svd_solver="full").fit(centred_SF)
+    of_components = fit_on(components.transform(centred_SF), labels_S, variant.ensemble)
+    slope_P = of_components.weights_K / of_components.scale_K
+    offset_P = components.mean_ @ components.components_.T + of_components.mean_K
+    weights_F = (slope_P @ components.components_) * neurons.scale_K
+    patterns_F = haufe_patterns((centred_SF / neurons.scale_K)[None], weights_F[None])[0]
+    intercept = float(of_components.intercept - offset_P @ slope_P)
+    return neurons._replace(weights_K=weights_F, intercept=intercept, patterns_K=patterns_F)
 
 
 def _sae_of(bench: Bench, variant: Variant) -> tuple[str | None, str | None]:

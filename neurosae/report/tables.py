@@ -12,8 +12,9 @@ from markupsafe import Markup
 from neurosae.plots import LABELS, selector_label
 from neurosae.report import drawings
 from neurosae.report.texts import folded, visible
-from neurosae.report.wording import NOTHING, beside, estimate, is_number, number, verdict
+from neurosae.report.wording import NOTHING, estimate, is_number, number, verdict
 from neurosae.runs.scorecard import OUTCOMES
+from neurosae.runs.verdicts import faring
 
 Row = Mapping[Any, Any]
 SORTED_BY = 60
@@ -144,7 +145,7 @@ def claims(table: pd.DataFrame, outcome: str | None, name: str) -> TableView:
 
     def said(row: Row) -> Markup:
         reason = row.get("reason")
-        parts = [beside(row["verdict"]), reason if isinstance(reason, str) else ""]
+        parts = [faring(row["verdict"]), reason if isinstance(reason, str) else ""]
         more = "; ".join(part for part in parts if part).replace("_", " ")
         return Markup("{}<small>{}</small>").format(str(row["claim"]).replace("_", " "), more)
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, TypeGuard
 
 from neurosae.plots import LABELS, selector_label
+from neurosae.runs.verdicts import kind
 
 NOTHING = "–"
 VERDICTS = {
@@ -92,17 +93,8 @@ def verdict(text: Any) -> tuple[str, str, str]:
     >>> verdict("supported; RSA better than t")
     ('yes', '✓', 'supported')
     """
-    word = str(text).partition(";")[0].strip()
+    word = kind(text)
     return VERDICTS.get(word, ("none", NOTHING, word))
-
-
-def beside(text: Any) -> str:
-    """What a verdict adds about t and random.
-
-    >>> beside("supported; RSA better than t")
-    'RSA better than t'
-    """
-    return str(text).partition(";")[2].strip()
 
 
 def duration(seconds: Any) -> str:

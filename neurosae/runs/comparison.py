@@ -7,7 +7,7 @@ contrast that differ in the compared factor only, on the same folds.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,8 +17,9 @@ from scipy import stats
 
 from neurosae.decoding.selection import PROFILE_SELECTORS
 from neurosae.errors import UserError
-from neurosae.inference import corrected_resampled_test, holm, permutation_p, sign_flips
+from neurosae.inference import corrected_resampled_test, permutation_p, sign_flips
 from neurosae.representations import METHODS
+from neurosae.runs.verdicts import Verdict, beside, with_verdicts
 
 PRIMARY = "auroc"
 """The outcome all claims are about."""
@@ -31,7 +32,6 @@ CONTROLS = ("random", "all", "pca")
 REFERENCES = ("t", "random")
 MIN_CONTRASTS = 8
 SIGN_FLIPS = 10_000
-ALPHA = 0.05
 
 MATCH_SELECTORS = ["form", "representation", "k", "ensemble", "block", "pooling"]
 MATCH_REPRESENTATIONS = ["selector", "k", "ensemble", "block", "pooling"]
@@ -54,14 +54,6 @@ CLAIMS: dict[str, tuple[str, str, list[str]]] = {
     "discriminative beats categorical": ("discriminative", "categorical", MATCH_SELECTORS),
 }
 """The family said to be better, the other, and what must be equal for two variants to be compared."""
-
-WORDS = {
-    "supported": "better than",
-    "opposite": "worse than",
-    "equivalent": "equivalent to",
-    "undecided": "undecided against",
-    "not tested": "not compared with",
-}
 
 
 class Deltas(NamedTuple):
@@ -160,13 +152,8 @@ def claims_table(folds: pd.DataFrame, n_splits: int, margin: float = 0.02) -> pd
         }
         table = _tested(tests, ["claim"], n_splits, margin)
         families = _families_of_one_contrast(part, n_splits, margin).to_dict("records")
-        against = {(row["family"], row["reference"]): row for row in families}
-        first_named = [CLAIMS[claim][0] for claim in tests]
-        for name in REFERENCES:
-            table[f"against_{name}"] = [_faring(against[family, name]) for family in first_named]
-        table["verdict"] += [
-            f"; {family} " + ", ".join(_phrase(against[family, name]) for name in REFERENCES) for family in first_named
-        ]
+        against = {(row["family"], row["reference"]): Verdict.of(row) for row in families}
+        table = beside(table, [CLAIMS[claim][0] for claim in tests], against)
         scope = f"concept '{concept}', contrast '{contrast}': this stimulus population, this model, this SAE"
         tables.append(_labelled(table.assign(scope=scope), concept, contrast))
     return pd.concat(tables, ignore_index=True)
@@ -235,7 +222,7 @@ def across_contrasts(claims: pd.DataFrame, margin: float = 0.02, seed: int = 0) 
             row["ci_low"], row["ci_high"] = deltas.mean() - half, deltas.mean() + half
         scope = f"{n} contrasts of {part['concept'].nunique()} concepts, this model, this SAE"
         rows.append(row | {"n_contrasts": n, "scope": scope})
-    table = _with_verdicts(pd.DataFrame(rows), margin, f"needs at least {MIN_CONTRASTS} contrasts")
+    table = with_verdicts(pd.DataFrame(rows), margin, f"needs at least {MIN_CONTRASTS} contrasts")
     return table[["claim", "delta", "ci_low", "ci_high", "p", "p_holm", "verdict", "n_contrasts", "scope"]]
 
 
@@ -314,34 +301,8 @@ def _tested(tests: dict[Any, Deltas], labels: list[str], n_splits: int, margin: 
         results.append((*test, n_cells))
     numbers = pd.DataFrame(results, columns=["delta", "ci_low", "ci_high", "p", "n_cells"])
     names = pd.DataFrame(list(tests), columns=labels)
-    table = pd.concat([names, _with_verdicts(numbers, margin, "not tested")], axis=1)
+    table = pd.concat([names, with_verdicts(numbers, margin)], axis=1)
     return table[[*labels, "delta", "ci_low", "ci_high", "p", "p_holm", "verdict", "n_cells"]]
-
-
-def _with_verdicts(table: pd.DataFrame, margin: float, untested: str) -> pd.DataFrame:
-    """Add Holm's p over the tests made, and verdicts."""
-    tested = table["p"].notna().to_numpy()
-    adjusted = np.full(len(table), np.nan)
-    adjusted[tested] = holm(table["p"].to_numpy()[tested])
-    low, high = (table[name].to_numpy(dtype=np.float64) for name in ("ci_low", "ci_high"))
-    verdict = np.full(len(table), "undecided", dtype=object)
-    verdict[(adjusted < ALPHA) & (low > 0)] = "supported"
-    verdict[(adjusted < ALPHA) & (high < 0)] = "opposite"
-    verdict[(low >= -margin) & (high <= margin)] = "equivalent"
-    verdict[~tested] = untested
-    return table.assign(p_holm=adjusted, verdict=verdict)
-
-
-def _phrase(row: dict[Hashable, Any]) -> str:
-    """How a family fares against a reference, in words."""
-    return f"{WORDS[row['verdict']]} {row['reference']}"
-
-
-def _faring(row: dict[Hashable, Any]) -> str:
-    """The same with the effect and its interval."""
-    if not row["n_cells"]:
-        return _phrase(row)
-    return f"{_phrase(row)}: {row['delta']:+.3f} [{row['ci_low']:+.3f}, {row['ci_high']:+.3f}]"
 
 
 def _labelled(table: pd.DataFrame, concept: str, contrast: str) -> pd.DataFrame:

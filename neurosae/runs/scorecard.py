@@ -7,9 +7,9 @@ resamples of sentences or prompts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,11 +18,10 @@ from scipy import stats
 
 from neurosae.decoding.selection import PROFILE_SELECTORS
 from neurosae.errors import UserError
-from neurosae.inference import holm, permutation_p, sign_flips, smallest_p
+from neurosae.inference import permutation_p, sign_flips, smallest_p
 from neurosae.inference.bootstrap import MIN_GROUPS
 from neurosae.representations import METHODS
 from neurosae.runs.comparison import (
-    ALPHA,
     CLAIMS,
     CONTRAST,
     FAMILIES,
@@ -30,9 +29,9 @@ from neurosae.runs.comparison import (
     REFERENCES,
     SIGN_FLIPS,
     VARIANT,
-    WORDS,
     matched_deltas,
 )
+from neurosae.runs.verdicts import ALPHA, Verdict, beside, with_verdicts
 
 Array = NDArray[np.float64]
 FEWEST_DOMAINS = 4
@@ -222,26 +221,22 @@ def answer(variants: pd.DataFrame, outcome: str, test: Test | None, scope: str, 
 
     if test is None:
         claims = [(Tested(*[float("nan")] * 4), 0)] * len(CLAIMS)
-        against: dict[tuple[str, str], dict[Hashable, Any]] = {}
+        against: dict[tuple[str, str], Verdict] = {}
     else:
         belongs = {name: member(rows).astype(bool) for name, member in FAMILIES.items()}
         claims = [tested(belongs[a], belongs[b], match) for a, b, match in CLAIMS.values()]
         pairs = [(family, name) for family in FAMILIES for name in REFERENCES]
         rival = {name: rows["selector"] == name for name in REFERENCES}
         found = [tested(belongs[f] & ~rival[name], rival[name], MATCH_SELECTORS) for f, name in pairs]
-        against = dict(zip(pairs, _verdicts(found, known.margin).to_dict("records"), strict=True))
+        judged = _verdicts(found, known.margin).to_dict("records")
+        against = {pair: Verdict.of(row) for pair, row in zip(pairs, judged, strict=True)}
     table = _verdicts(claims, known.margin)
     table.insert(0, "claim", list(CLAIMS))
     table.insert(0, "outcome", outcome)
-    for name in REFERENCES:
-        table[f"against_{name}"] = [
-            _faring(against[first, name], name) if against else "" for first, _, _ in CLAIMS.values()
-        ]
     if against:
-        table["verdict"] += [
-            f"; {first} " + ", ".join(_phrase(against[first, name], name) for name in REFERENCES)
-            for first, _, _ in CLAIMS.values()
-        ]
+        table = beside(table, [first for first, _, _ in CLAIMS.values()], against)
+    else:
+        table = table.assign(**{f"against_{name}": "" for name in REFERENCES})
     reasons = [reason if n or test is None else "no matched cells" for n in table["n_cells"]]
     return table.assign(scope=scope, reason=reasons)
 
@@ -315,23 +310,4 @@ def few_groups(groups_P: ArrayLike) -> str:
 def _verdicts(found: list[tuple[Tested, int]], margin: float) -> pd.DataFrame:
     """Numbers, Holm's p over the tests made, and verdicts."""
     table = pd.DataFrame([test for test, _ in found], columns=["delta", "ci_low", "ci_high", "p"], dtype=float)
-    made = table["p"].notna().to_numpy()
-    adjusted = np.full(len(table), np.nan)
-    adjusted[made] = holm(table["p"].to_numpy()[made])
-    low, high = table["ci_low"].to_numpy(), table["ci_high"].to_numpy()
-    verdict = np.full(len(table), "undecided", dtype=object)
-    verdict[(adjusted < ALPHA) & (low > 0)] = "supported"
-    verdict[(adjusted < ALPHA) & (high < 0)] = "opposite"
-    verdict[(low >= -margin) & (high <= margin)] = "equivalent"
-    verdict[~made] = "not tested"
-    return table.assign(p_holm=adjusted, verdict=verdict, n_cells=[n for _, n in found])
-
-
-def _phrase(row: dict[Hashable, Any], reference: str) -> str:
-    return f"{WORDS[row['verdict']]} {reference}"
-
-
-def _faring(row: dict[Hashable, Any], reference: str) -> str:
-    if not row["n_cells"]:
-        return _phrase(row, reference)
-    return f"{_phrase(row, reference)}: {row['delta']:+.3f} [{row['ci_low']:+.3f}, {row['ci_high']:+.3f}]"
+    return with_verdicts(table, margin).assign(n_cells=[n for _, n in found])
