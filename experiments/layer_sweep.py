@@ -29,7 +29,8 @@ from experiments import options as shared
 from experiments import sweep_report as report
 from neurosae import stimuli
 from neurosae.console import Parser, Summary
-from neurosae.decoding import CEILING, Design, make_design
+from neurosae.decoding import Design, make_design
+from neurosae.decoding.selection import ALL
 from neurosae.errors import UserError
 from neurosae.files import atomic_path, write_json, write_text
 from neurosae.representations import EMBEDDINGS, Bench, Source, bag_of_words
@@ -208,7 +209,7 @@ def sweep(
     region = region_by_block(
         heard, task.concept, task.contrast, k=options.region, pooling=options.pooling, seed=options.seed
     )
-    selections = {CEILING: 0} | {name: options.k for name in SELECTIONS if name != CEILING}
+    selections = {ALL: 0} | {name: options.k for name in SELECTIONS if name != ALL}
     decoded = decode_by_block(
         pooled, design, selections, alpha=options.alpha, seed=options.seed, n_jobs=options.jobs, progress=True
     )
@@ -225,7 +226,7 @@ def words_alone(task: Task) -> pd.DataFrame:
     """All words of the texts, decoded in the same way: the baseline that knows no language model."""
     counts = bag_of_words(task.concept.table["text"].iloc[task.rows_S].tolist()).dense()
     found = decode_by_block(
-        {EMBEDDING: counts}, task.design, {CEILING: 0}, alpha=task.options.alpha, seed=task.options.seed
+        {EMBEDDING: counts}, task.design, {ALL: 0}, alpha=task.options.alpha, seed=task.options.seed
     )
     return found.table.assign(representation="bag_of_words")
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from neurosae.decoding.cross_validation import (
-    CEILING,
-    COMPONENTS,
     DecodingResult,
     Design,
     HeldOut,
@@ -17,8 +15,6 @@ from neurosae.decoding.cross_validation import (
 )
 
 __all__ = [
-    "CEILING",
-    "COMPONENTS",
     "DecodingResult",
     "Design",
     "HeldOut",

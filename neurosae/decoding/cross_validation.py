@@ -16,11 +16,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from sklearn.base import TransformerMixin, clone
-from sklearn.decomposition import PCA
+from sklearn.decomposition import PCA as PrincipalComponents
 
 from neurosae.decoding.ensembles import Array, Fit, fit_on, get_ensemble, standardisation
+from neurosae.decoding.selection import ALL, PCA, UNSELECTED, top_k
 from neurosae.decoding.selection import scores as feature_scores
-from neurosae.decoding.selection import top_k
 from neurosae.errors import UserError
 from neurosae.inference import Stability, nogueira_stability, smallest_p
 from neurosae.inference.design import Design, derived_seed, leave_one_domain_out, make_design, make_folds
@@ -38,8 +38,6 @@ __all__ = [
     "make_folds",
 ]
 
-CEILING, COMPONENTS = "all", "pca"
-"""Rivals without selection: all features, and the first k principal components."""
 NO_SELECTION = Stability(np.nan, np.nan, np.nan, "this selector does not select")
 
 
@@ -153,10 +151,10 @@ def decode(
         raise UserError(f"Responses of shape {X_SF.shape} for {len(design.labels_S)} labelled stimuli")
     if not np.isfinite(X_SF).all():
         raise UserError("Responses to decode must be finite")
-    if selector != CEILING and (not len(ks) or min(ks) < 1):
+    if selector != ALL and (not len(ks) or min(ks) < 1):
         raise UserError(f"k is {list(ks)}", allowed="integers from 1")
     paired_S = design.blocks_S if design.design in ("pairs", "families") else None
-    ks = [0] if selector == CEILING else list(ks)
+    ks = [0] if selector == ALL else list(ks)
     method = _Method(selector, ks, get_ensemble(ensemble), paired_S, profiles, transform, block_size)
     null_BS = design.arrangements_BS[:n_permutations]
     n_repeats, n_splits = len(design.folds_RS), int(design.folds_RS.max()) + 1
@@ -190,7 +188,7 @@ def decode(
         domain_KMD[:, :, number] = _scores(split, next(selections), method)[0][:, :, 0]
     full = next(selections)
 
-    selects = selector not in (CEILING, COMPONENTS)
+    selects = selector not in UNSELECTED
     results = []
     for i, k in enumerate(ks):
         k = k or full.X_SF.shape[1]
@@ -274,7 +272,7 @@ def _selections(X_SF: Array, splits: list[_Split], method: _Method) -> Iterator[
     Splits are taken together where they share the responses, because pairwise similarities of profiles do not depend
     on labels. `random` draws once per call, so it is called once per split.
     """
-    if method.transform is None and method.selector not in (COMPONENTS, "random"):
+    if method.transform is None and method.selector not in (PCA, "random"):
         yield from _select(X_SF, splits, method)
         return
     for split in splits:
@@ -288,13 +286,13 @@ def _represent(X_SF: Array, train_S: NDArray[np.bool_], method: _Method) -> Arra
     """Responses after the transforms that are fitted to the training rows."""
     if method.transform is not None:
         X_SF = np.asarray(clone(method.transform).fit(X_SF[train_S]).transform(X_SF), dtype=np.float64)
-    if method.selector == COMPONENTS:
+    if method.selector == PCA:
         available = min(X_SF.shape[1], int(train_S.sum()) - 1)
         if max(method.ks) > available:
             raise UserError(
                 f"k is {max(method.ks)}", allowed=f"at most {available} principal components of {train_S.sum()} stimuli"
             )
-        X_SF = PCA(max(method.ks), svd_solver="full").fit(X_SF[train_S]).transform(X_SF)
+        X_SF = PrincipalComponents(max(method.ks), svd_solver="full").fit(X_SF[train_S]).transform(X_SF)
     return X_SF
 
 
@@ -302,7 +300,7 @@ def _select(X_SF: Array, splits: list[_Split], method: _Method) -> list[_Selecte
     """The features for the largest k, for every usable label vector; labels are 0 outside the training set."""
     n_features = X_SF.shape[1]
     largest = max(method.ks) or n_features
-    if method.selector in (CEILING, COMPONENTS):
+    if method.selector in UNSELECTED:
         return [_Selected(X_SF, np.arange(largest)[None], n_features)] * len(splits)
     labels_BS = np.concatenate([np.where(split.train_S, split.labels_LS[split.usable], 0) for split in splits])
     features, n_valid, defined = [], [], []

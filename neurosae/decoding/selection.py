@@ -53,6 +53,10 @@ from neurosae.rsa.scores import score_scalar
 BLOCK_SIZE = 1024  # features held at a time
 ZERO_VARIANCE = 1e-12  # sum of squares, relative to the uncentred one, that is only rounding
 
+ALL, PCA = "all", "pca"
+UNSELECTED = (ALL, PCA)
+"""Rivals without selection: all features, and the first k principal components."""
+
 PLANTED: dict[str, set[str]] = {
     "max_activation": {"mean_shift", "rare_firing"},
     "target_max": {"mean_shift", "rare_firing"},

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from neurosae.decoding.ensembles import ENSEMBLES
-from neurosae.decoding.selection import SELECTORS
+from neurosae.decoding.selection import ALL, PCA, SELECTORS
 from neurosae.errors import UserError, unknown_name
 from neurosae.files import digest
 from neurosae.representations import REPRESENTATIONS
@@ -27,7 +27,6 @@ DEFAULT_SELECTORS = (
 )
 CONTROL_SELECTORS = ("max_activation", "t", "rsa_discriminative")
 CONTROL_K = 8
-ALL, PCA = "all", "pca"
 
 
 @dataclass(frozen=True, order=True)

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from mpl_toolkits.axes_grid1 import make_axes_locatable
 
+from neurosae.decoding.selection import UNSELECTED
 from neurosae.plots.scorecard import by_method
 from neurosae.plots.style import (
     BAND,
@@ -96,7 +97,7 @@ def score_against_k(
         No variant of this representation selects features, or a column is missing.
     """
     something_of(variants, ["selector", "representation", "k", *_SCORE], "score against k")
-    rows = variants[(variants["representation"] == representation) & ~variants["selector"].isin(["all", "pca"])]
+    rows = variants[(variants["representation"] == representation) & ~variants["selector"].isin(UNSELECTED)]
     something_of(rows, [], f"score against k, {representation}")
     selectors = sorted(rows["selector"].unique())
     ax = axes_or_new(ax, 6, max(4, 0.24 * len(selectors)))
@@ -229,8 +230,8 @@ def selection_overlap(features: pd.DataFrame, representation: str, k: int, ax: A
     what = "overlap of selections"
     something_of(features, ["representation", "selector", "k", "feature"], what)
     rows = features[(features["representation"] == representation) & (features["k"] == k)]
-    something_of(rows[~rows["selector"].isin(["all", "pca"])], [], f"{what}, {representation}, k = {k}")
-    sets = {name: set(group["feature"]) for name, group in rows.groupby("selector") if name not in ("all", "pca")}
+    something_of(rows[~rows["selector"].isin(UNSELECTED)], [], f"{what}, {representation}, k = {k}")
+    sets = {name: set(group["feature"]) for name, group in rows.groupby("selector") if name not in UNSELECTED}
     names = sorted(map(str, sets))
     overlap = np.array([[len(sets[a] & sets[b]) / len(sets[a] | sets[b]) for b in names] for a in names])
     size = max(4.0, 0.38 * len(names))

@@ -11,12 +11,13 @@ from typing import Any
 import pandas as pd
 
 from neurosae.errors import UserError
+from neurosae.runs.comparison import VARIANT
 
 FORMAT = 1
 """Format of the evidence that this version reads."""
 ACROSS = "claims_across_contrasts"
 TABLES = {
-    "variants": ("representation", "selector", "k", "ensemble", "block", "pooling", "auroc", "control"),
+    "variants": (*VARIANT, "auroc", "control"),
     "claims": ("claim", "delta", "ci_low", "ci_high", "verdict"),
     "scorecard": ("representation", "selector", "k", "auroc", "control"),
     "stimuli": ("text", "side"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +16,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from neurosae.decoding.selection import PROFILE_SELECTORS
+from neurosae.decoding.selection import PROFILE_SELECTORS, UNSELECTED
+from neurosae.decoding.variants import Variant
 from neurosae.errors import UserError
 from neurosae.inference import corrected_resampled_test, permutation_p, sign_flips
 from neurosae.representations import METHODS
@@ -24,10 +26,11 @@ from neurosae.runs.verdicts import Verdict, beside, with_verdicts
 PRIMARY = "auroc"
 """The outcome all claims are about."""
 CONTRAST = ["concept", "contrast"]
-VARIANT = ["representation", "selector", "k", "ensemble", "block", "pooling"]
+VARIANT = [field.name for field in fields(Variant)]
+"""Columns that name a variant."""
 COLUMNS = [*CONTRAST, *VARIANT, "repeat", "fold", "balanced_accuracy", PRIMARY]
 """Columns of a table of folds; one row per variant, repeat and fold."""
-CONTROLS = ("random", "all", "pca")
+CONTROLS = ("random", *UNSELECTED)
 """Selectors that are yardsticks, not methods."""
 REFERENCES = ("t", "random")
 MIN_CONTRASTS = 8

@@ -14,9 +14,7 @@ from neurosae.decoding import DecodingResult, HeldOut
 from neurosae.decoding.variants import Variant
 from neurosae.errors import UserError
 from neurosae.files import digest, write_json, write_table
-
-KEYS = ["representation", "selector", "k", "ensemble", "block", "pooling"]
-METRICS = ["balanced_accuracy", "auroc"]
+from neurosae.inference.heldout import METRICS
 
 
 class RunFolder:

@@ -8,19 +8,17 @@ import numpy as np
 import pandas as pd
 
 from neurosae.decoding.variants import ALL, PCA
-from neurosae.runs.comparison import ranked_table
-
-KEYS = ["representation", "selector", "k", "ensemble", "block", "pooling"]
-METRICS = ["balanced_accuracy", "auroc"]
+from neurosae.inference.heldout import METRICS
+from neurosae.runs.comparison import VARIANT, ranked_table
 
 
 def folds_table(cells: list[dict[str, Any]]) -> pd.DataFrame:
     """One row per variant, repeat and fold, with both metrics as columns: what `comparison` reads."""
     tables = [
-        pd.DataFrame(cell["folds"]).assign(**{key: cell[key] for key in ["concept", "contrast", *KEYS]})
+        pd.DataFrame(cell["folds"]).assign(**{key: cell[key] for key in ["concept", "contrast", *VARIANT]})
         for cell in cells
     ]
-    order = ["concept", "contrast", *KEYS, "repeat", "fold", *METRICS]
+    order = ["concept", "contrast", *VARIANT, "repeat", "fold", *METRICS]
     return pd.concat(tables, ignore_index=True)[order]
 
 
@@ -44,7 +42,7 @@ def variants_table(cells: list[dict[str, Any]]) -> pd.DataFrame:
     """One row per variant, best held-out AUROC first."""
     rows = []
     for cell in cells:
-        row = {key: cell[key] for key in ["concept", "contrast", *KEYS]}
+        row = {key: cell[key] for key in ["concept", "contrast", *VARIANT]}
         for metric in ("auroc", "balanced_accuracy"):
             summary = cell[metric]
             row[metric] = summary["mean"]
@@ -74,20 +72,20 @@ def features_table(cells: list[dict[str, Any]]) -> pd.DataFrame:
     """One row per variant and feature of the fit to all stimuli (descriptive, never scored)."""
     tables = []
     for cell in cells:
-        table = pd.DataFrame(cell["features"]).assign(**{key: cell[key] for key in ["concept", "contrast", *KEYS]})
+        table = pd.DataFrame(cell["features"]).assign(**{key: cell[key] for key in ["concept", "contrast", *VARIANT]})
         share = dict(zip(cell["selection"]["feature"], cell["selection"]["share"], strict=True))
         table["share_of_folds"] = table["feature"].map(share)
         table["rank"] = np.arange(1, len(table) + 1)
         tables.append(table)
-    order = ["concept", "contrast", *KEYS, "rank", "feature", "direction", "weight", "pattern", "share_of_folds"]
+    order = ["concept", "contrast", *VARIANT, "rank", "feature", "direction", "weight", "pattern", "share_of_folds"]
     return pd.concat(tables, ignore_index=True)[order]
 
 
 def domains_table(cells: list[dict[str, Any]]) -> pd.DataFrame:
     """Leave-one-domain-out scores: one row per variant and domain; empty where the set has no domains."""
     tables = [
-        pd.DataFrame(cell["domains"]).assign(**{key: cell[key] for key in ["concept", "contrast", *KEYS]})
+        pd.DataFrame(cell["domains"]).assign(**{key: cell[key] for key in ["concept", "contrast", *VARIANT]})
         for cell in cells
     ]
-    order = ["concept", "contrast", *KEYS, "domain", "n", *METRICS, "reason"]
+    order = ["concept", "contrast", *VARIANT, "domain", "n", *METRICS, "reason"]
     return pd.concat(tables, ignore_index=True)[order]

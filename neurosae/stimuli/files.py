@@ -121,7 +121,7 @@ _PARTS: Mapping[str, type[BaseModel]] = {
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceFile:
     """Where a structure came from: turns a place in it into ``FILE:LINE``.
 
     Attributes
@@ -150,7 +150,7 @@ class Source:
         return UserError(what, where=self.where(*keys), allowed=allowed, suggestion=suggestion)
 
 
-def read(path: str | Path) -> tuple[StimulusFile, Source]:
+def read(path: str | Path) -> tuple[StimulusFile, SourceFile]:
     """Read and validate one stimulus file.
 
     Parameters
@@ -160,7 +160,7 @@ def read(path: str | Path) -> tuple[StimulusFile, Source]:
     Returns
     -------
     file : StimulusFile
-    source : Source
+    source : SourceFile
 
     Raises
     ------
@@ -176,7 +176,7 @@ def read(path: str | Path) -> tuple[StimulusFile, Source]:
         raise UserError("The file is not UTF-8", where=f"{path}:{line}", suggestion="Save it as UTF-8") from None
     builder = _Builder(path)
     data = builder.build(text)
-    source = Source(path, hashlib.sha256(content).hexdigest(), builder.lines)
+    source = SourceFile(path, hashlib.sha256(content).hexdigest(), builder.lines)
     if not isinstance(data, dict):
         raise source.error("The file is not a mapping of keys to values", allowed=", ".join(StimulusFile.model_fields))
     try:
@@ -266,7 +266,7 @@ class _Builder:
         return None if is_null else event.value
 
 
-def _first_error(errors: ValidationError, source: Source) -> UserError:
+def _first_error(errors: ValidationError, source: SourceFile) -> UserError:
     """The error that stands first in the file, in our words; missing keys last, as a misspelled key looks missing."""
 
     def rank(error: Any) -> tuple[bool, int]:
@@ -308,7 +308,7 @@ def _fields_at(keys: Keys) -> list[str]:
     return list(model.model_fields)
 
 
-def _check_names(file: StimulusFile, source: Source) -> None:
+def _check_names(file: StimulusFile, source: SourceFile) -> None:
     """Names become columns, words of expressions and names of files, and must be fit for that."""
     for name, keys in [(file.name, ("name",)), *((name, ("contrasts", name)) for name in file.contrasts)]:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from neurosae.errors import unknown_name
-from neurosae.stimuli.files import ANY_LEVEL, COLUMNS, Item, Keys, Source, StimulusFile, Template
+from neurosae.stimuli.files import ANY_LEVEL, COLUMNS, Item, Keys, SourceFile, StimulusFile, Template
 
 MAX_COMBINATIONS = 100_000
 
@@ -48,7 +48,7 @@ class Row:
     ratings: Mapping[str, float] = field(default_factory=dict)
 
 
-def rows(file: StimulusFile, source: Source) -> list[Row]:
+def rows(file: StimulusFile, source: SourceFile) -> list[Row]:
     """All stimuli of a file, checked.
 
     Raises
@@ -83,7 +83,7 @@ class _Choice(NamedTuple):
 class _Expansion:
     """Expands the items and templates of one file."""
 
-    def __init__(self, file: StimulusFile, source: Source) -> None:
+    def __init__(self, file: StimulusFile, source: SourceFile) -> None:
         self.factors, self.source = file.factors, source
         self.factor_of = {level: factor for factor, levels in file.factors.items() for level in levels}
         self.versions_are_pairs = [len(levels) for levels in file.factors.values()] == [2]
@@ -269,7 +269,7 @@ def _filled(
     return text, spans
 
 
-def _check_unique(ids: list[tuple[str, Keys]], source: Source) -> None:
+def _check_unique(ids: list[tuple[str, Keys]], source: SourceFile) -> None:
     first: dict[str, Keys] = {}
     for name, keys in ids:
         if name in first:
@@ -278,7 +278,7 @@ def _check_unique(ids: list[tuple[str, Keys]], source: Source) -> None:
         first[name] = keys
 
 
-def _check_pairs(found: list[Row], source: Source) -> None:
+def _check_pairs(found: list[Row], source: SourceFile) -> None:
     members = defaultdict(list)
     for row in found:
         if row.pair is not None:
@@ -297,7 +297,7 @@ def _check_pairs(found: list[Row], source: Source) -> None:
             )
 
 
-def _check_ratings(found: list[Row], file: StimulusFile, source: Source) -> None:
+def _check_ratings(found: list[Row], file: StimulusFile, source: SourceFile) -> None:
     taken = {*COLUMNS, *file.factors}
     for row in found:
         for rating in row.ratings:

@@ -12,7 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from neurosae.decoding import CEILING, DecodingResult, decode
+from neurosae.decoding import DecodingResult, decode
+from neurosae.decoding.selection import ALL
 from neurosae.errors import UserError
 from neurosae.inference import permutation_p
 from neurosae.inference.design import Design
@@ -22,7 +23,7 @@ from neurosae.sweep.contrast import ordered
 
 Array = NDArray[np.float64]
 
-SELECTIONS = {CEILING: 0, "t": 8, "rsa_category": 8}
+SELECTIONS = {ALL: 0, "t": 8, "rsa_category": 8}
 """Default decoders: selector, and how many features it selects in every training set (all features need no number)."""
 
 

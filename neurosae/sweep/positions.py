@@ -11,7 +11,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from neurosae.decoding import CEILING, DecodingResult, decode
+from neurosae.decoding import DecodingResult, decode
+from neurosae.decoding.selection import ALL
 from neurosae.errors import UserError
 from neurosae.inference import permutation_p
 from neurosae.inference.design import Design
@@ -154,8 +155,8 @@ def _decode_positions(
     """All positions of one block, on one thread."""
     with threadpool_limits(limits=1):
         return [
-            decode(
-                window_SWF[members, w], cut, CEILING, [0], ENSEMBLE, n_permutations=len(cut.arrangements_BS), seed=seed
-            )[0]
+            decode(window_SWF[members, w], cut, ALL, [0], ENSEMBLE, n_permutations=len(cut.arrangements_BS), seed=seed)[
+                0
+            ]
             for w, members, cut in cells
         ]

@@ -17,7 +17,7 @@ from neurosae.sae.formats import (
     sparsify,
     tensor_files,
 )
-from neurosae.sae.formats.checkpoint import Checkpoint, Source
+from neurosae.sae.formats.checkpoint import Checkpoint, SavedFiles
 
 
 class Reader(Protocol):
@@ -30,13 +30,13 @@ class Reader(Protocol):
     NAME: str
     FILES: str
 
-    def matches(self, source: Source) -> bool:
+    def matches(self, source: SavedFiles) -> bool:
         """Whether this is its format."""
 
-    def hook_name(self, source: Source) -> str | None:
+    def hook_name(self, source: SavedFiles) -> str | None:
         """The hook in TransformerLens' name, None if the checkpoint does not say."""
 
-    def read(self, source: Source) -> Checkpoint:
+    def read(self, source: SavedFiles) -> Checkpoint:
         """The SAE in the one orientation."""
 
 
@@ -56,7 +56,7 @@ READERS: tuple[Reader, ...] = tuple(
 )
 
 
-def recognise(path: Path) -> tuple[Reader, Source]:
+def recognise(path: Path) -> tuple[Reader, SavedFiles]:
     """Find the format of a file or a folder by what is in it.
 
     Parameters
@@ -67,7 +67,7 @@ def recognise(path: Path) -> tuple[Reader, Source]:
     Returns
     -------
     Reader
-    Source
+    SavedFiles
         The weights that were recognised.
 
     Raises
@@ -78,7 +78,7 @@ def recognise(path: Path) -> tuple[Reader, Source]:
     found, broken, seen = [], None, []
     for weights in _candidates(path):
         try:
-            source = Source(weights, tensor_files.header(weights))
+            source = SavedFiles(weights, tensor_files.header(weights))
         except UserError as error:
             broken = broken or error
             continue

@@ -1,4 +1,4 @@
-"""What a reader is given (`Source`), what it returns (`Checkpoint`), and the checks between the two."""
+"""What a reader is given (`SavedFiles`), what it returns (`Checkpoint`), and the checks between the two."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class Source:
+class SavedFiles:
     """One file of tensors with its header, and the JSON files that may describe it."""
 
     weights: Path

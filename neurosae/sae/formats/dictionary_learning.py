@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from neurosae.sae.formats.checkpoint import Checkpoint, Source, fold_decoder_norms
+from neurosae.sae.formats.checkpoint import Checkpoint, SavedFiles, fold_decoder_norms
 
 NAME = "dictionary_learning"
 FILES = "ae.pt + config.json"
@@ -30,12 +30,12 @@ _BUFFERS = ("threshold", "group_sizes")  # TopK stores a threshold too, and does
 _STREAMS = {"resid_post": "resid_post", "resid_pre": "resid_pre", "mlp": "mlp_out", "att": "attn_out"}
 
 
-def matches(source: Source) -> bool:
+def matches(source: SavedFiles) -> bool:
     """Whether a dictionary's tensors come with the configuration of its trainer."""
     return bool(source.header.keys() & {"encoder.weight", "W_enc"}) and source.config("trainer") is not None
 
 
-def hook_name(source: Source) -> str | None:
+def hook_name(source: SavedFiles) -> str | None:
     """From the trainer's ``layer`` and ``submodule_name``, which is ``resid_post_layer_8`` or a module's path."""
     trainer = _trainer(source)
     layer, name = trainer.get("layer"), str(trainer.get("submodule_name") or "resid_post")
@@ -47,7 +47,7 @@ def hook_name(source: Source) -> str | None:
     return f"blocks.{layer}.hook_{stream}" if stream else None
 
 
-def read(source: Source) -> Checkpoint:
+def read(source: SavedFiles) -> Checkpoint:
     """Read any of its classes; BatchTopK becomes JumpReLU at the threshold measured in training."""
     trainer = _trainer(source)
     if (name := trainer.get("dict_class")) not in _CLASSES:
@@ -71,14 +71,14 @@ def read(source: Source) -> Checkpoint:
     return Checkpoint(architecture, tensors, hook_name(source), model, subtracts, options, notes=notes)
 
 
-def _trainer(source: Source) -> dict[str, Any]:
+def _trainer(source: SavedFiles) -> dict[str, Any]:
     trainer = (source.config("trainer") or {})["trainer"]
     if not isinstance(trainer, dict):
         raise source.error("'trainer' in the configuration is no object")
     return trainer
 
 
-def _k(source: Source, trainer: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Any:
+def _k(source: SavedFiles, trainer: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Any:
     """k from the weights, which must be the configured one if both are there."""
     if "k" not in tensors:
         return trainer.get("k")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from neurosae.sae.formats import tensor_files
-from neurosae.sae.formats.checkpoint import Checkpoint, Source
+from neurosae.sae.formats.checkpoint import Checkpoint, SavedFiles
 
 NAME = "Gemma Scope"
 FILES = "gemma-scope-2b-pt-res/layer_12/width_16k/average_l0_82/params.npz"
@@ -20,18 +20,18 @@ _STREAMS = {  # hook, what to know about it
 }
 
 
-def matches(source: Source) -> bool:
+def matches(source: SavedFiles) -> bool:
     """Whether an npz archive, which no other format uses, holds a JumpReLU SAE."""
     return tensor_files.is_npz(source.weights) and {n.lower() for n in source.header} >= {"w_enc", "w_dec", "threshold"}
 
 
-def hook_name(source: Source) -> str | None:
+def hook_name(source: SavedFiles) -> str | None:
     """Layer from ``layer_12``, stream from the repository's name; both are in the path."""
     repository, layers = _repository(source), re.findall(r"/layer_(\d+)/", _path(source))
     return _STREAMS[repository[3]][0].format(layers[-1]) if repository and layers else None
 
 
-def read(source: Source) -> Checkpoint:
+def read(source: SavedFiles) -> Checkpoint:
     """JumpReLU; the decoder bias is not subtracted from the input."""
     repository = _repository(source)
     spelling = {name.lower(): name for name in source.header}
@@ -53,10 +53,10 @@ def read(source: Source) -> Checkpoint:
     )
 
 
-def _path(source: Source) -> str:
+def _path(source: SavedFiles) -> str:
     # Not resolved: in the hub's cache files are links to a folder that says nothing.
     return source.weights.absolute().as_posix()
 
 
-def _repository(source: Source) -> re.Match[str] | None:
+def _repository(source: SavedFiles) -> re.Match[str] | None:
     return _REPOSITORY.search(_path(source))

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from neurosae.sae.formats import tensor_files
-from neurosae.sae.formats.checkpoint import Checkpoint, Source
+from neurosae.sae.formats.checkpoint import Checkpoint, SavedFiles
 
 NAME = "Gemma Scope 2"
 FILES = "resid_post/layer_17_width_16k_l0_medium/{config.json, params.safetensors}"
@@ -31,18 +31,18 @@ _FOLDERS = {  # name of the folder above -> the same, for the few folders withou
 }
 
 
-def matches(source: Source) -> bool:
+def matches(source: SavedFiles) -> bool:
     """Whether the weights have Gemma Scope 2's lower-case names."""
     return source.header.keys() >= {"w_enc", "w_dec"} and tensor_files.kind(source.weights) == "safetensors"
 
 
-def hook_name(source: Source) -> str | None:
+def hook_name(source: SavedFiles) -> str | None:
     """From ``hf_hook_point_in``, else from the names of the two folders above."""
     place = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", str(_config(source).get("hf_hook_point_in", "")))
     return f"blocks.{place[1]}.{_HOOKS[place[2]]}" if place and place[2] in _HOOKS else None
 
 
-def read(source: Source) -> Checkpoint:
+def read(source: SavedFiles) -> Checkpoint:
     """JumpReLU; the decoder bias is not subtracted; transcoders may add an affine map of the input."""
     config = _config(source)
     if (architecture := config.get("architecture", "jump_relu")) != "jump_relu":
@@ -75,7 +75,7 @@ def read(source: Source) -> Checkpoint:
     )
 
 
-def _config(source: Source) -> dict[str, Any]:
+def _config(source: SavedFiles) -> dict[str, Any]:
     if (config := source.config("hf_hook_point_in")) is not None:
         return config
     folder = source.weights.absolute().parent

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from neurosae.sae.formats.checkpoint import Checkpoint, Source
+from neurosae.sae.formats.checkpoint import Checkpoint, SavedFiles
 
 NAME = "Goodfire"
 FILES = "Llama-3.1-8B-Instruct-SAE-l19.pth"
@@ -21,12 +21,12 @@ _KNOWN: dict[tuple[int, ...], tuple[int, str]] = {
 }
 
 
-def matches(source: Source) -> bool:
+def matches(source: SavedFiles) -> bool:
     """Whether the two linear layers have Goodfire's names."""
     return source.header.keys() >= {"encoder_linear.weight", "decoder_linear.weight"}
 
 
-def hook_name(source: Source) -> str | None:
+def hook_name(source: SavedFiles) -> str | None:
     """The residual stream after the block that the file's name (``-l19``) or the SAE's size tells."""
     named = re.search(r"-l(\d+)$", source.weights.stem)
     known = _KNOWN.get(source.header["encoder_linear.weight"].shape)
@@ -34,7 +34,7 @@ def hook_name(source: Source) -> str | None:
     return None if block is None else f"blocks.{block}.hook_resid_post"
 
 
-def read(source: Source) -> Checkpoint:
+def read(source: SavedFiles) -> Checkpoint:
     """A plain ReLU SAE."""
     tensors = source.read(_LAYOUT)
     named = re.match(r"(Llama-3\.\d-\d+B-Instruct)-SAE", source.weights.name)

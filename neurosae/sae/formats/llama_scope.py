@@ -6,7 +6,7 @@ import math
 import re
 from typing import Any
 
-from neurosae.sae.formats.checkpoint import Checkpoint, Source, fold_decoder_norms
+from neurosae.sae.formats.checkpoint import Checkpoint, SavedFiles, fold_decoder_norms
 
 NAME = "Llama Scope"
 FILES = "hyperparams.json + checkpoints/final.safetensors"
@@ -19,17 +19,17 @@ _LAYOUT = {
 _KEYS = ("hook_point_in", "d_model", "d_sae")
 
 
-def matches(source: Source) -> bool:
+def matches(source: SavedFiles) -> bool:
     """Whether a pair of linear layers comes with Llama Scope's hyperparameters."""
     return source.header.keys() >= {"encoder.weight", "decoder.weight"} and source.config(*_KEYS) is not None
 
 
-def hook_name(source: Source) -> str | None:
+def hook_name(source: SavedFiles) -> str | None:
     """``hook_point_in``: R is the residual stream after the MLP, A the attention's output, M the MLP's."""
     return str((source.config(*_KEYS) or {})["hook_point_in"])
 
 
-def read(source: Source) -> Checkpoint:
+def read(source: SavedFiles) -> Checkpoint:
     """Fold the dataset norms, then the decoder norms; the threshold stays, and applies to raw activations.
 
     ``s = sqrt(d_model) / average norm``, for input and output. TopK training becomes JumpReLU if a threshold was
@@ -55,12 +55,12 @@ def read(source: Source) -> Checkpoint:
     return Checkpoint(architecture, tensors, hook_name(source), model, subtracts, options)
 
 
-def _norms(source: Source) -> list[str]:
+def _norms(source: SavedFiles) -> list[str]:
     """Newer files repeat the dataset's norms among the tensors; the hyperparameters are what counts."""
     return [name for name in source.header if name.startswith("dataset_average_activation_norm.")]
 
 
-def _scales(source: Source, config: dict[str, Any]) -> tuple[float, float]:
+def _scales(source: SavedFiles, config: dict[str, Any]) -> tuple[float, float]:
     normalisation = config.get("norm_activation", "dataset-wise")
     if normalisation in ("none", "inference"):
         return 1.0, 1.0
@@ -76,7 +76,7 @@ def _scales(source: Source, config: dict[str, Any]) -> tuple[float, float]:
     return scale_in, scale_out
 
 
-def _activation(source: Source, config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+def _activation(source: SavedFiles, config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     name, threshold = str(config.get("act_fn", "jumprelu")).lower(), config.get("jump_relu_threshold") or 0
     if name in ("jumprelu", "topk") and threshold > 0:
         return "jumprelu", {}

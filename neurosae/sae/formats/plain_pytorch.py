@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from neurosae.sae.formats.checkpoint import Checkpoint, Source
+from neurosae.sae.formats.checkpoint import Checkpoint, SavedFiles
 
 NAME = "plain PyTorch"
 FILES = "a state dict with encoder.0.weight, encoder.0.bias and decoder.weight"
@@ -15,17 +15,17 @@ _LAYOUT = {
 }
 
 
-def matches(source: Source) -> bool:
+def matches(source: SavedFiles) -> bool:
     """Whether the encoder is the first module of a Sequential."""
     return "encoder.0.weight" in source.header
 
 
-def hook_name(source: Source) -> str | None:
+def hook_name(source: SavedFiles) -> str | None:
     """Unknown: the file holds weights only."""
     return None
 
 
-def read(source: Source) -> Checkpoint:
+def read(source: SavedFiles) -> Checkpoint:
     """ReLU, no decoder bias."""
     tensors = source.read(_LAYOUT)
     tensors["b_dec"] = torch.zeros(tensors["W_dec"].shape[1])

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from neurosae.sae.formats.checkpoint import ARCHITECTURES, Checkpoint, Source
+from neurosae.sae.formats.checkpoint import ARCHITECTURES, Checkpoint, SavedFiles
 
 NAME = "SAELens"
 FILES = "cfg.json + sae_weights.safetensors"
@@ -15,19 +15,19 @@ _OPTIONS = ("k", "d_out", "normalize_activations", "reshape_activations", "resca
 _UNFOLDED = ("expected_average_only_in", "covariance_whitening")
 
 
-def matches(source: Source) -> bool:
+def matches(source: SavedFiles) -> bool:
     """Whether the weights have SAELens' names and a configuration says ``d_in`` and ``d_sae``."""
     return source.header.keys() >= {"W_enc", "W_dec", "b_dec"} and source.config("d_in", "d_sae") is not None
 
 
-def hook_name(source: Source) -> str | None:
+def hook_name(source: SavedFiles) -> str | None:
     """The hook in ``metadata``, or on the top level as before version 6."""
     config = source.config("d_in", "d_sae") or {}
     found = _metadata(config).get("hook_name") or config.get("hook_name") or config.get("hook_point")
     return str(found) if found else None
 
 
-def read(source: Source) -> Checkpoint:
+def read(source: SavedFiles) -> Checkpoint:
     """Read the SAE; its configuration is brought up to version 6 by SAELens itself."""
     from sae_lens.loading.pretrained_sae_loaders import handle_config_defaulting
 
@@ -66,7 +66,7 @@ def _metadata(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_unit_scaling(
-    source: Source, layout: dict[str, tuple[str, str]], sizes: dict[str, int]
+    source: SavedFiles, layout: dict[str, tuple[str, str]], sizes: dict[str, int]
 ) -> dict[str, torch.Tensor]:
     """Old versions stored a scaling factor of ones; any other one belongs to finetuning that SAELens 6 dropped."""
     if "scaling_factor" not in source.header:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from neurosae.sae.formats.checkpoint import Checkpoint, Source, json_object
+from neurosae.sae.formats.checkpoint import Checkpoint, SavedFiles, json_object
 
 NAME = "sparsify"
 FILES = "layers.5/{cfg.json, sae.safetensors}"
@@ -20,12 +20,12 @@ _STREAMS = {"": "hook_resid_post", "mlp": "hook_mlp_out"} | dict.fromkeys(
 )
 
 
-def matches(source: Source) -> bool:
+def matches(source: SavedFiles) -> bool:
     """Whether the encoder is a linear layer and the decoder a bare matrix."""
     return source.header.keys() >= {"encoder.weight", "W_dec"}
 
 
-def hook_name(source: Source) -> str | None:
+def hook_name(source: SavedFiles) -> str | None:
     """From the folder: ``layers.5`` is the residual stream after block 5, ``layers.5.mlp`` what its MLP adds."""
     place = re.fullmatch(r"(?:.*\.)?(?:layers|h|blocks)\.(\d+)\.?(\w*)", source.weights.absolute().parent.name)
     if place is None or place[2] not in _STREAMS:
@@ -35,7 +35,7 @@ def hook_name(source: Source) -> str | None:
     return f"blocks.{place[1]}.{_STREAMS[place[2]]}"
 
 
-def read(source: Source) -> Checkpoint:
+def read(source: SavedFiles) -> Checkpoint:
     """The k largest of relu(W (x - b_dec) + b) over all latents; transcoders subtract nothing."""
     if (config := source.config("d_in", "k")) is None:
         raise source.error("there is no configuration beside it", allowed=FILES)
@@ -61,7 +61,7 @@ def _n_latents(config: dict[str, Any]) -> Any:
     return config.get("num_latents") or config["d_in"] * config.get("expansion_factor", 0)
 
 
-def _model(source: Source) -> str | None:
+def _model(source: SavedFiles) -> str | None:
     """From the configuration of the whole run, one folder up."""
     run = source.weights.absolute().parent.parent / "config.json"
     return (json_object(run) or {}).get("model") if run.is_file() else None
