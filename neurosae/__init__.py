@@ -1,14 +1,10 @@
 """A functional localizer for language models: where is a concept, in which features, and which method deserves trust?
 
-Five lines do the main job:
-
 >>> import neurosae
->>> run = neurosae.compare("success", out="results")  # doctest: +SKIP
->>> run.claims, run.variants, run.scorecard  # doctest: +SKIP
->>> run.figure("method_comparison"); run.report()  # doctest: +SKIP
->>> neurosae.Run.load(run.folder)  # doctest: +SKIP
+>>> checked = neurosae.check_sae()  # doctest: +SKIP
+>>> found = neurosae.top_features("The choir sang on.")  # doctest: +SKIP
 
-Every verb below is also a command (``python -m experiments.contrast_map --help``). Importing this package imports none
+Every verb below is also a command (``python -m experiments.check_sae --help``). Importing this package imports none
 of them: a verb is fetched when it is first named.
 """
 
@@ -18,52 +14,26 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from neurosae.autointerp.explain import explain
-    from neurosae.decoding.generalise import generalise
     from neurosae.dictionary.describe_sae import describe_sae
-    from neurosae.discovery.discover import discover
     from neurosae.sae.check_sae import check_sae
     from neurosae.sae.evaluate_sae import evaluate_sae
     from neurosae.sae.top_features import top_features
     from neurosae.sae.train_sae import train_sae
-    from neurosae.steering.influence import influence
     from neurosae.stimuli import StimulusSet
-    from neurosae.study.run import Run, compare
-    from neurosae.styles.prompt_styles import prompt_styles
-    from neurosae.sweep.layer_sweep import layer_sweep
-    from neurosae.univariate.contrast_map import contrast_map
 
 _HOMES = {
-    "Run": "study.run",
     "StimulusSet": "stimuli",
     "check_sae": "sae.check_sae",
-    "compare": "study.run",
-    "contrast_map": "univariate.contrast_map",
     "describe_sae": "dictionary.describe_sae",
-    "discover": "discovery.discover",
     "evaluate_sae": "sae.evaluate_sae",
-    "explain": "autointerp.explain",
-    "generalise": "decoding.generalise",
-    "influence": "steering.influence",
-    "layer_sweep": "sweep.layer_sweep",
-    "prompt_styles": "styles.prompt_styles",
     "top_features": "sae.top_features",
     "train_sae": "sae.train_sae",
 }
 __all__ = [
-    "Run",
     "StimulusSet",
     "check_sae",
-    "compare",
-    "contrast_map",
     "describe_sae",
-    "discover",
     "evaluate_sae",
-    "explain",
-    "generalise",
-    "influence",
-    "layer_sweep",
-    "prompt_styles",
     "top_features",
     "train_sae",
 ]
