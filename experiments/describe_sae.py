@@ -26,7 +26,7 @@ from experiments import options as shared
 from neurosae import plots, stimuli
 from neurosae.capture import capture
 from neurosae.console import Parser, Summary
-from neurosae.corpora import read_texts
+from neurosae.corpora import read_texts, shipped_texts
 from neurosae.dictionary import members
 from neurosae.dictionary.census import census, telling_words, without
 from neurosae.dictionary.completeness import (
@@ -106,7 +106,7 @@ def run(options: argparse.Namespace) -> Summary:
     lists = members.load_all(options.members)
     if options.corpus:
         next(iter(read_texts(options.corpus)), None)  # a missing file is told before the work, not after
-    sae, language_model = shared.load_pair(options)
+    sae, language_model = loading.load_pair(options.sae, **shared.model_of(options))
     concept = _read_concept(options, sae, language_model)
     print(f"{options.sae}: {sae.cfg.d_sae:,} latents at {site_of(sae)} of {language_model.name}")
 
@@ -213,7 +213,7 @@ def _find_members(
 
 def ordinary_texts(lists: Sequence[MemberList], n: int | None) -> list[str]:
     """The first n (None: all) of the texts that ship, without those that mention a member."""
-    return without(shared.shipped_texts(), [member for each in lists for member in each.members])[:n]
+    return without(shipped_texts(), [member for each in lists for member in each.members])[:n]
 
 
 def _count(options: argparse.Namespace, names: list[str], telling: pd.DataFrame) -> pd.DataFrame | None:

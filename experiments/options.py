@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 import math
 import shlex
 from collections.abc import Callable, Sequence
@@ -12,9 +11,8 @@ from typing import Any
 
 import yaml
 
-from neurosae import console, models, norms, stimuli
+from neurosae import console, models
 from neurosae.console import Parser, Summary
-from neurosae.corpora import read_texts
 from neurosae.errors import UserError, unknown_name
 from neurosae.models import LanguageModel
 from neurosae.representations import Source
@@ -165,6 +163,11 @@ def source(options: argparse.Namespace) -> Source:
     )
 
 
+def model_of(options: argparse.Namespace) -> dict[str, Any]:
+    """What `add_model` asks for, as keywords of a verb."""
+    return {name: getattr(options, name) for name in ("model", "device", "dtype", "device_map")}
+
+
 def load_model(options: argparse.Namespace, name: str | None = None) -> LanguageModel:
     """The language model of the options, or the named one where they leave it open."""
     return models.load(
@@ -177,34 +180,3 @@ def load_model_of(sae: Any, options: argparse.Namespace) -> LanguageModel:
     if not (options.model or sae.cfg.metadata.model_name):
         raise UserError("This SAE does not say which language model it belongs to", where="--model")
     return load_model(options, sae.cfg.metadata.model_name)
-
-
-def load_pair(options: argparse.Namespace) -> tuple[Any, LanguageModel]:
-    """The SAE of ``options.sae`` and the language model it belongs to, unless ``--model`` names another.
-
-    Raises
-    ------
-    UserError
-        What either cannot be loaded for; an SAE of another width than the language model.
-    """
-    sae = loading.load(options.sae, options.device, model=options.model)
-    language_model = load_model_of(sae, options)
-    loading.check_width(sae, language_model)
-    return sae, language_model
-
-
-def texts(options: argparse.Namespace) -> list[str]:
-    """The texts of ``--corpus``, else those that ship: the calibration text, then every stimulus sentence."""
-    if options.texts < 1:
-        raise UserError(f"{options.texts} texts", where="--texts", allowed="1 or more")
-    source = read_texts(Path(options.corpus)) if options.corpus else iter(shipped_texts())
-    found = list(itertools.islice(source, options.texts))
-    if not found:
-        raise UserError(f"{options.corpus} holds no text", where="--corpus")
-    return found
-
-
-def shipped_texts() -> list[str]:
-    """Texts that ship with the project, each once."""
-    sentences = [text for each in stimuli.concepts() for text in each.table["text"]]
-    return list(dict.fromkeys([*norms.calibration_texts(), *sentences]))

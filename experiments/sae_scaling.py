@@ -31,7 +31,7 @@ from experiments import options as shared
 from experiments.describe_sae import ordinary_texts
 from neurosae import models, plots
 from neurosae.console import Parser, Summary
-from neurosae.corpora import identity, read_texts
+from neurosae.corpora import identity, read_texts, shipped_texts
 from neurosae.dictionary import members
 from neurosae.dictionary.completeness import Mentions, background_rates, completeness, read_background, read_mentions
 from neurosae.dictionary.scaling import power_law, reconstruction
@@ -173,7 +173,7 @@ def _plan(options: argparse.Namespace, width: int, k: int) -> TrainingPlan:
 
 
 def _texts(corpus: str | None) -> Iterator[str]:
-    return read_texts(corpus) if corpus else iter(shared.shipped_texts())
+    return read_texts(corpus) if corpus else iter(shipped_texts())
 
 
 def _record(shards: Path | None) -> dict[str, Any]:

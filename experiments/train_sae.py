@@ -31,16 +31,16 @@ import numpy as np
 
 from experiments import options as shared
 from experiments import train_options
-from experiments.sae_card import card
 from experiments.train_options import BUFFER, OTHER_TEXTS, SITE, TOKENS
 from neurosae import console, models
 from neurosae.console import Parser, Summary
-from neurosae.corpora import read_texts
+from neurosae.corpora import read_texts, shipped_texts
 from neurosae.errors import UserError
 from neurosae.files import atomic_path, write_json, write_text
 from neurosae.models import LanguageModel
 from neurosae.sae import overlap
 from neurosae.sae.activations import ContextPlan, capture_request, capture_shards
+from neurosae.sae.card import card
 from neurosae.sae.evaluation import Evaluation, evaluate
 from neurosae.sae.loading import load
 from neurosae.sae.saving import refuse_if_changed, save
@@ -294,12 +294,12 @@ def _held_out(source: Source, options: argparse.Namespace) -> dict[str, list[str
     if options.held_out_corpus:
         texts = list(itertools.islice(read_texts(options.held_out_corpus), OTHER_TEXTS))
         found[f"texts of {Path(options.held_out_corpus).name}"] = texts
-    return found or {"texts that ship with neurosae": shared.shipped_texts()[: options.held_out]}
+    return found or {"texts that ship with neurosae": shipped_texts()[: options.held_out]}
 
 
 def _built_in_corpus(out: Path) -> str:
     path = out / "built-in texts.jsonl"
-    write_text(path, "".join(json.dumps({"text": text}) + "\n" for text in shared.shipped_texts()))
+    write_text(path, "".join(json.dumps({"text": text}) + "\n" for text in shipped_texts()))
     return str(path)
 
 
