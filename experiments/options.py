@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import math
+import re
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -105,7 +107,8 @@ def read(p: Parser, arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _as_arguments(p: Parser, config: Path) -> list[str]:
     """The options of a configuration file as they would stand on the command line."""
-    known = {action.dest for action in p._actions if action.option_strings} - {"help", "config"}
+    flags = {flag for action in p._actions for flag in action.option_strings if flag.startswith("--")}
+    known = {flag.removeprefix("--").replace("-", "_") for flag in flags} - {"help", "config"}
     try:
         chosen = yaml.load(config.read_text(encoding="utf-8"), _NoAliases) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
@@ -123,6 +126,55 @@ def _as_arguments(p: Parser, config: Path) -> list[str]:
         elif value is not None:
             arguments += [flag, *map(str, value if isinstance(value, list) else [value])]
     return arguments
+
+
+def add_arguments(group: argparse._ActionsContainer, of: Callable[..., Any], *names: str, **called: str) -> None:
+    """Add options that are arguments of a verb, or fields of a dataclass: types, defaults and help are theirs.
+
+    One that is not given is None; see `given`.
+
+    Parameters
+    ----------
+    group : argument group
+    of : callable
+        With a numpydoc docstring; what is ``{"a", "b"}`` there can only be one of these.
+    names : str
+    called : str
+        Names of options that differ from those of the arguments.
+    """
+    hints, documented = get_type_hints(of), _documented(of)
+    for name in names:
+        hint, default = hints[name], inspect.signature(of).parameters[name].default
+        kind, text = documented[name]
+        if "(default: " not in text and hint is not bool:
+            text += f" (default: {'none' if default in (None, '', ()) else default})"
+        how: dict[str, Any] = {"help": text[:1].lower() + text[1:].replace("%", "%%"), "dest": name}
+        if hint is bool:
+            how["action"] = "store_true"
+        else:
+            how["type"] = next(iter(get_args(hint)), hint)
+            how["choices"] = re.findall(r'"(\w+)"', kind.partition("}")[0]) if kind.startswith("{") else None
+            how["nargs"] = "+" if get_origin(hint) is tuple else None
+        group.add_argument("--" + called.get(name, name).replace("_", "-"), **how)
+
+
+def _documented(of: Callable[..., Any]) -> dict[str, tuple[str, str]]:
+    """Type and text of every parameter or attribute of a numpydoc docstring."""
+    doc = inspect.getdoc(of) or ""
+    section = re.search(r"^(?:Parameters|Attributes)\n-+\n(.*?)(?=\n\n\w+\n---|\Z)", doc, re.DOTALL | re.MULTILINE)
+    entries = re.findall(r"^(\w+) : (.*)\n((?:    .*\n?)+)", section[1] if section else "", re.MULTILINE)
+    whole = {name: (kind, " ".join(text.split()).removesuffix(".")) for name, kind, text in entries}
+    pointers = re.compile(r"; see `[^`]+`")
+    return {
+        name: (kind, pointers.sub("", re.sub(r"\. Default: (.*)", r" (default: \1)", text)).replace("`", ""))
+        for name, (kind, text) in whole.items()
+    }
+
+
+def given(options: argparse.Namespace, of: Callable[..., Any]) -> dict[str, Any]:
+    """Arguments of a verb, or fields of a dataclass, that were given as options of these names."""
+    asked = {name: getattr(options, name, None) for name in inspect.signature(of).parameters}
+    return {name: value for name, value in asked.items() if value is not None}
 
 
 def add_model(

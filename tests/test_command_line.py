@@ -250,7 +250,7 @@ def test_the_gate_of_the_training_says_no_with_3(tmp_path: Path, monkeypatch: An
     def gate(*_: object) -> None:
         raise CheckFailed("The stored SAE differs from the trained one")
 
-    monkeypatch.setattr(train_sae, "refuse_if_changed", gate)
+    monkeypatch.setattr("neurosae.sae.train_sae.refuse_if_changed", gate)
     assert train_sae.main(["--smoke-test", "--out", str(tmp_path), "--quiet"]) == 3
     shown = capsys.readouterr()
     assert shown.err == "The stored SAE differs from the trained one.\n"
