@@ -9,7 +9,8 @@ import re
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -19,6 +20,8 @@ from neurosae.errors import UserError, unknown_name
 from neurosae.models import LanguageModel
 from neurosae.representations import Source
 from neurosae.sae import loading
+
+_UNIONS = (UnionType, Union)
 
 
 def command(module: str, description: str | None, resumes: str = "") -> Parser:
@@ -144,18 +147,28 @@ def add_arguments(group: argparse._ActionsContainer, of: Callable[..., Any], *na
     """
     hints, documented = get_type_hints(of), _documented(of)
     for name in names:
-        hint, default = hints[name], inspect.signature(of).parameters[name].default
-        kind, text = documented[name]
-        if "(default: " not in text and hint is not bool:
-            text += f" (default: {'none' if default in (None, '', ()) else default})"
+        default = inspect.signature(of).parameters[name].default
+        said, text = documented[name]
+        if "(default: " not in text and hints[name] is not bool:
+            shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+            text += f" (default: {'none' if shown in (None, '') else shown})"
+        kind, many = _kind(hints[name])
         how: dict[str, Any] = {"help": text[:1].lower() + text[1:].replace("%", "%%"), "dest": name}
-        if hint is bool:
+        if kind is bool:
             how["action"] = "store_true"
         else:
-            how["type"] = next(iter(get_args(hint)), hint)
-            how["choices"] = re.findall(r'"(\w+)"', kind.partition("}")[0]) if kind.startswith("{") else None
-            how["nargs"] = "+" if get_origin(hint) is tuple else None
+            how |= {"type": kind, "nargs": "+" if many else None}
+            how["choices"] = re.findall(r'"(\w+)"', said.partition("}")[0]) if said.startswith("{") else None
         group.add_argument("--" + called.get(name, name).replace("_", "-"), **how)
+
+
+def _kind(hint: Any) -> tuple[type, bool]:
+    """What one word is read as, and whether there may be several: text where it is an alternative."""
+    kinds = [each for each in get_args(hint) if each is not NoneType] if get_origin(hint) in _UNIONS else [hint]
+    kind = str if str in kinds else kinds[0]
+    if get_origin(kind) is Literal:
+        return str, False
+    return (get_args(kind)[0], True) if get_origin(kind) in (tuple, Sequence) else (kind, False)
 
 
 def _documented(of: Callable[..., Any]) -> dict[str, tuple[str, str]]:

@@ -70,7 +70,7 @@ def shipped_texts() -> list[str]:
     Examples
     --------
     >>> texts = shipped_texts()
-    >>> len(texts) == len(set(texts)) > 1000
+    >>> len(texts) == len(set(texts)) > 500
     True
     """
     written = [text for each in stimuli.concepts() for text in each.table["text"]]
