@@ -102,6 +102,59 @@ def test_required_options_may_stand_in_the_file(tmp_path: Path) -> None:
         shared.read(capture.parser(), ["--config", str(tmp_path / "c.yaml")])
 
 
+def put_on_scales(
+    stone: str | Path,
+    *,
+    grams: float = 0.5,
+    times: int | None = None,
+    marks: tuple[int, ...] = (1, 2),
+    twice: bool = False,
+    side: str = "left",
+) -> None:
+    """Weigh.
+
+    Parameters
+    ----------
+    stone : str or Path
+        What is weighed.
+    grams : float, default 0.5
+        About 5 % of it.
+    times : int, optional
+        How often; see `neurosae`. Default: as often as it takes.
+    marks : tuple of int
+        Of `scales`.
+    twice : bool, default False
+        Twice.
+    side : {"left", "right"}, default "left"
+        Where it lies.
+
+    Examples
+    --------
+    None : nothing
+        Is read from here.
+    """
+
+
+def test_options_are_the_arguments_of_a_verb() -> None:
+    p = Parser("weigh", "Weigh.")
+    shared.add_arguments(p, put_on_scales, "grams", "times", "marks", "twice", "side", grams="weight-of-it")
+    assert shared.given(p.parse_args([]), put_on_scales) == {"twice": False}
+    asked = ["--weight-of-it", "2", "--times", "3", "--marks", "4", "5", "--twice", "--side", "right"]
+    expected = {"grams": 2.0, "times": 3, "marks": [4, 5], "twice": True, "side": "right"}
+    assert shared.given(p.parse_args(asked), put_on_scales) == expected
+    said = " ".join(p.format_help().split())
+    for text in (
+        "--weight-of-it X about 5 % of it (default: 0.5)",
+        "--times N how often (default: as often as it takes)",
+        "of scales (default: 1 2)",
+        "--side {left,right} where it lies (default: left)",
+    ):
+        assert text in said
+    with pytest.raises(UserError, match="Did you mean 'left'"):
+        p.parse_args(["--side", "lefft"])
+    assert p.in_its_words(UserError("too heavy", where="grams")).where == "--weight-of-it"
+
+
 def command(work: Callable[[], Summary], *arguments: str, resumes: str = "") -> int:
     """A command that does this."""
     p = Parser("weigh", "Weigh.", resumes, bound_memory=["stone"])
