@@ -21,10 +21,10 @@ import pandas as pd
 
 from experiments import options as shared
 from neurosae.console import DONE, NO, Parser, Summary
-from neurosae.errors import UserError
 from neurosae.sae import loading
-from neurosae.sae.evaluation import Evaluation, evaluate
-from neurosae.sae.self_check import SelfCheck, self_check
+from neurosae.sae.check_sae import check_sae
+from neurosae.sae.evaluation import Evaluation
+from neurosae.sae.self_check import SelfCheck
 
 _HEADER = {
     "fvu_clean": "FVU",
@@ -56,44 +56,29 @@ def parser() -> Parser:
 
 def run(options: argparse.Namespace) -> Summary:
     """Measure, compare, print; the verdict is the code."""
-    if options.context < 2:
-        raise UserError(f"A context of {options.context}", where="--context", allowed="2 tokens or more")
-    if options.tokens < 1:
-        raise UserError(f"{options.tokens} tokens", where="--tokens", allowed="1 or more")
-    texts = shared.texts(options)
-    sae, language_model = shared.load_pair(options)
-    check = self_check(sae, language_model, texts, context=options.context, n_tokens=options.tokens)
-    figures = evaluate(sae, language_model, texts, context=options.context)
-    print(f"{options.sae}, declared for {loading.site_of(sae)} of {language_model.name}\n")
-    print(measured(figures))
-    print(f"\nThe declared reading, and the best one of every site, on {check.n_tokens:,} clean tokens:\n")
-    print(readings(check))
-    print(f"\nMedian cosine of encoder columns and decoder rows: {check.decoder.cosine:.3f} (chance: 0)")
+    found = check_sae(
+        options.sae,
+        corpus=options.corpus,
+        texts=options.texts,
+        context=options.context,
+        tokens=options.tokens,
+        **shared.model_of(options),
+    )
+    print(f"{found.sae}, declared for {found.site} of {found.language_model}\n")
+    print(measured(found.figures))
+    print(f"\nThe declared reading, and the best one of every site, on {found.check.n_tokens:,} clean tokens:\n")
+    print(readings(found.check))
+    print(f"\nMedian cosine of encoder columns and decoder rows: {found.check.decoder.cosine:.3f} (chance: 0)")
     return Summary(
-        [
-            check.sentence,
-            f"As declared it leaves {figures.fvu_clean:.1%} of the variance unexplained with {figures.l0:.0f} active "
-            f"latents per token ({figures.n_tokens:,} clean tokens of {figures.n_texts:,} texts).",
-        ],
-        {
-            "fits": check.fits,
-            "sentence": check.sentence,
-            "figures": figures.as_dict(),
-            "readings": check.table.to_dict("records"),
-            "decoder_cosine": check.decoder.cosine,
-        },
-        then=[f"python -m experiments.evaluate_sae {options.sae}"] if check.fits else (),
-        code=DONE if check.fits else NO,
+        found.sentences,
+        found.as_dict(),
+        then=[f"python -m experiments.evaluate_sae {options.sae}"] if found.fits else (),
+        code=DONE if found.fits else NO,
     )
 
 
 def measured(figures: Evaluation) -> str:
-    """The figures of the SAE as declared, one a line.
-
-    Parameters
-    ----------
-    figures : Evaluation
-    """
+    """The figures of the SAE as declared, one a line."""
     rows = [
         ("FVU, clean", f"{figures.fvu_clean:.4g}  centred, without sink and outlier tokens"),
         ("FVU, naive", f"{figures.fvu_naive:.4g}  with them"),
@@ -106,12 +91,7 @@ def measured(figures: Evaluation) -> str:
 
 
 def readings(check: SelfCheck) -> str:
-    """The table of readings as plain text.
-
-    Parameters
-    ----------
-    check : SelfCheck
-    """
+    """The table of readings as plain text."""
     words = {name: check.table[name].map({True: "yes", False: "no"}) for name in ("per_token", "subtract_b_dec")}
     table = check.table.assign(**words)
     with pd.option_context("display.width", None, "display.max_columns", None):

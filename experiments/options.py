@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import itertools
+import inspect
 import math
+import re
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from neurosae import console, models, norms, stimuli
+from neurosae import console, models
 from neurosae.console import Parser, Summary
-from neurosae.corpora import read_texts
 from neurosae.errors import UserError, unknown_name
 from neurosae.models import LanguageModel
 from neurosae.representations import Source
 from neurosae.sae import loading
+
+_UNIONS = (UnionType, Union)
 
 
 def command(module: str, description: str | None, resumes: str = "") -> Parser:
@@ -107,7 +110,8 @@ def read(p: Parser, arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _as_arguments(p: Parser, config: Path) -> list[str]:
     """The options of a configuration file as they would stand on the command line."""
-    known = {action.dest for action in p._actions if action.option_strings} - {"help", "config"}
+    flags = {flag for action in p._actions for flag in action.option_strings if flag.startswith("--")}
+    known = {flag.removeprefix("--").replace("-", "_") for flag in flags} - {"help", "config"}
     try:
         chosen = yaml.load(config.read_text(encoding="utf-8"), _NoAliases) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
@@ -125,6 +129,65 @@ def _as_arguments(p: Parser, config: Path) -> list[str]:
         elif value is not None:
             arguments += [flag, *map(str, value if isinstance(value, list) else [value])]
     return arguments
+
+
+def add_arguments(group: argparse._ActionsContainer, of: Callable[..., Any], *names: str, **called: str) -> None:
+    """Add options that are arguments of a verb, or fields of a dataclass: types, defaults and help are theirs.
+
+    One that is not given is None; see `given`.
+
+    Parameters
+    ----------
+    group : argument group
+    of : callable
+        With a numpydoc docstring; what is ``{"a", "b"}`` there can only be one of these.
+    names : str
+    called : str
+        Names of options that differ from those of the arguments.
+    """
+    hints, documented = get_type_hints(of), _documented(of)
+    for name in names:
+        default = inspect.signature(of).parameters[name].default
+        said, text = documented[name]
+        if "(default: " not in text and hints[name] is not bool:
+            shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+            text += f" (default: {'none' if shown in (None, '') else shown})"
+        kind, many = _kind(hints[name])
+        how: dict[str, Any] = {"help": text[:1].lower() + text[1:].replace("%", "%%"), "dest": name}
+        if kind is bool:
+            how["action"] = "store_true"
+        else:
+            how |= {"type": kind, "nargs": "+" if many else None}
+            how["choices"] = re.findall(r'"(\w+)"', said.partition("}")[0]) if said.startswith("{") else None
+        group.add_argument("--" + called.get(name, name).replace("_", "-"), **how)
+
+
+def _kind(hint: Any) -> tuple[type, bool]:
+    """What one word is read as, and whether there may be several: text where it is an alternative."""
+    kinds = [each for each in get_args(hint) if each is not NoneType] if get_origin(hint) in _UNIONS else [hint]
+    kind = str if str in kinds else kinds[0]
+    if get_origin(kind) is Literal:
+        return str, False
+    return (get_args(kind)[0], True) if get_origin(kind) in (tuple, Sequence) else (kind, False)
+
+
+def _documented(of: Callable[..., Any]) -> dict[str, tuple[str, str]]:
+    """Type and text of every parameter or attribute of a numpydoc docstring."""
+    doc = inspect.getdoc(of) or ""
+    section = re.search(r"^(?:Parameters|Attributes)\n-+\n(.*?)(?=\n\n\w+\n---|\Z)", doc, re.DOTALL | re.MULTILINE)
+    entries = re.findall(r"^(\w+) : (.*)\n((?:    .*\n?)+)", section[1] if section else "", re.MULTILINE)
+    whole = {name: (kind, " ".join(text.split()).removesuffix(".")) for name, kind, text in entries}
+    pointers = re.compile(r"; see `[^`]+`")
+    return {
+        name: (kind, pointers.sub("", re.sub(r"\. Default: (.*)", r" (default: \1)", text)).replace("`", ""))
+        for name, (kind, text) in whole.items()
+    }
+
+
+def given(options: argparse.Namespace, of: Callable[..., Any]) -> dict[str, Any]:
+    """Arguments of a verb, or fields of a dataclass, that were given as options of these names."""
+    asked = {name: getattr(options, name, None) for name in inspect.signature(of).parameters}
+    return {name: value for name, value in asked.items() if value is not None}
 
 
 def add_model(
@@ -165,6 +228,11 @@ def source(options: argparse.Namespace) -> Source:
     )
 
 
+def model_of(options: argparse.Namespace) -> dict[str, Any]:
+    """What `add_model` asks for, as keywords of a verb."""
+    return {name: getattr(options, name) for name in ("model", "device", "dtype", "device_map")}
+
+
 def load_model(options: argparse.Namespace, name: str | None = None) -> LanguageModel:
     """The language model of the options, or the named one where they leave it open."""
     return models.load(
@@ -177,34 +245,3 @@ def load_model_of(sae: Any, options: argparse.Namespace) -> LanguageModel:
     if not (options.model or sae.cfg.metadata.model_name):
         raise UserError("This SAE does not say which language model it belongs to", where="--model")
     return load_model(options, sae.cfg.metadata.model_name)
-
-
-def load_pair(options: argparse.Namespace) -> tuple[Any, LanguageModel]:
-    """The SAE of ``options.sae`` and the language model it belongs to, unless ``--model`` names another.
-
-    Raises
-    ------
-    UserError
-        What either cannot be loaded for; an SAE of another width than the language model.
-    """
-    sae = loading.load(options.sae, options.device, model=options.model)
-    language_model = load_model_of(sae, options)
-    loading.check_width(sae, language_model)
-    return sae, language_model
-
-
-def texts(options: argparse.Namespace) -> list[str]:
-    """The texts of ``--corpus``, else those that ship: the calibration text, then every stimulus sentence."""
-    if options.texts < 1:
-        raise UserError(f"{options.texts} texts", where="--texts", allowed="1 or more")
-    source = read_texts(Path(options.corpus)) if options.corpus else iter(shipped_texts())
-    found = list(itertools.islice(source, options.texts))
-    if not found:
-        raise UserError(f"{options.corpus} holds no text", where="--corpus")
-    return found
-
-
-def shipped_texts() -> list[str]:
-    """Texts that ship with the project, each once."""
-    sentences = [text for each in stimuli.concepts() for text in each.table["text"]]
-    return list(dict.fromkeys([*norms.calibration_texts(), *sentences]))

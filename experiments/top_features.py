@@ -11,18 +11,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from experiments import options as shared
 from neurosae.console import Parser, Summary
 from neurosae.sae import loading
-from neurosae.sae.prompt_features import POSITIONS, PromptFeatures, neuronpedia_id, read_labels, top_features
-
-_PLACES = {"last": "at the last clean token", "max": "at their maximum", "mean": "on average over clean tokens"}
+from neurosae.sae.prompt_features import POSITIONS
+from neurosae.sae.top_features import PLACES, TopFeatures, top_features
 
 
 def parser() -> Parser:
@@ -40,49 +38,26 @@ def parser() -> Parser:
 
 def run(options: argparse.Namespace) -> Summary:
     """Find and show."""
-    labels = read_labels(options.labels) if options.labels else {}
-    sae, language_model = shared.load_pair(options)
-    found = top_features(language_model, sae, options.prompt, options.k, options.position)
-    features = described(found.features, labels, neuronpedia_id(options.sae, options.model))
-    about = {
-        "language_model": language_model.name,
-        "sae": options.sae,
-        "site": str(loading.site_of(sae)),
-        "prompt": options.prompt,
-        "position": options.position,
-    }
-    latents = ", ".join(map(str, features["latent"][:5]))
-    place = _PLACES[options.position]
+    found = top_features(
+        options.prompt,
+        sae=options.sae,
+        k=options.k,
+        position=options.position,
+        labels=options.labels,
+        **shared.model_of(options),
+    )
     return Summary(
-        [f"{found.n_active} latents are active {place}; the strongest: {latents}."] if latents else (),
-        about | as_json(found, features),
-        answer=as_text(about, found, features),
+        found.sentences,
+        found.as_dict(),
+        answer=as_text(found),
         then=[f"python -m experiments.evaluate_sae {options.sae}   # the texts that drive its latents"],
     )
 
 
-def described(features: pd.DataFrame, labels: Mapping[int, str], neuronpedia: str | None) -> pd.DataFrame:
-    """Add the columns `label` and `link`, where there are any.
-
-    Parameters
-    ----------
-    features : DataFrame
-        With the column `latent`.
-    labels : mapping of int to str
-    neuronpedia : str or None
-        Neuronpedia's name of the SAE.
-    """
-    if labels:
-        features = features.assign(label=[labels.get(latent, "") for latent in features["latent"]])
-    if neuronpedia:
-        features = features.assign(link=[f"https://neuronpedia.org/{neuronpedia}/{i}" for i in features["latent"]])
-    return features
-
-
-def as_text(about: Mapping[str, str], found: PromptFeatures, features: pd.DataFrame) -> str:
+def as_text(found: TopFeatures) -> str:
     """Both tables as plain text; tokens and labels are quoted, so that line breaks cannot spoil them."""
-    head = f"{about['sae']} on {about['language_model']}, {about['site']}"
-    place = _PLACES[about["position"]]
+    head = f"{found.sae} on {found.language_model}, {found.site}"
+    features, place = found.features, PLACES[found.position]
     if features.empty:
         return f"{head}\n\nNo latent is active {place}."
     quoted = {name: features[name].map(repr) for name in ("peak_token", "label") if name in features}
@@ -104,23 +79,6 @@ def as_text(about: Mapping[str, str], found: PromptFeatures, features: pd.DataFr
 def _plain(table: pd.DataFrame) -> str:
     with pd.option_context("display.width", None, "display.max_columns", None, "display.max_colwidth", None):
         return table.to_string(index=False, float_format=lambda value: f"{value:.2f}" if value else ".")
-
-
-def as_json(found: PromptFeatures, features: pd.DataFrame) -> dict[str, Any]:
-    """The same as lists: features, tokens, and the activations of each listed latent over the tokens.
-
-    Parameters
-    ----------
-    found : PromptFeatures
-    features : DataFrame
-        Its features with label and link.
-    """
-    return {
-        "n_active": found.n_active,
-        "features": features.to_dict("records"),
-        "tokens": found.tokens.to_dict("records"),
-        "activations": {str(latent): found.activations[latent].tolist() for latent in found.activations},
-    }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

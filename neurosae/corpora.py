@@ -14,7 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from neurosae.errors import UserError
+from neurosae import norms, stimuli
+from neurosae.errors import UserError, at_least
 from neurosae.files import folder_digest, sha256_file
 from neurosae.hub_access import setting
 
@@ -61,6 +62,44 @@ def read_texts(source: str | Path) -> Iterator[str]:
             raise UserError(f"{part} has a format that is not known", allowed=_ALLOWED)
         with _readable(part):
             yield from reader(part)
+
+
+def shipped_texts() -> list[str]:
+    """Texts that ship with the library, each once: the calibration text, then every stimulus sentence.
+
+    Examples
+    --------
+    >>> texts = shipped_texts()
+    >>> len(texts) == len(set(texts)) > 500
+    True
+    """
+    written = [text for each in stimuli.concepts() for text in each.table["text"]]
+    return list(dict.fromkeys([*norms.calibration_texts(), *written]))
+
+
+def texts_of(corpus: str | Path | None) -> Iterator[str]:
+    """The texts of a corpus as `read_texts` yields them, or those that ship where none is named."""
+    return read_texts(corpus) if corpus else iter(shipped_texts())
+
+
+def first_texts(corpus: str | Path | None, texts: int) -> list[str]:
+    """At most so many texts from the beginning of a corpus, or of those that ship where none is named.
+
+    Raises
+    ------
+    UserError
+        Fewer than one text asked for, a corpus without any, and see `read_texts`.
+
+    Examples
+    --------
+    >>> len(first_texts(None, 7))
+    7
+    """
+    at_least(1, texts=texts)
+    found = list(itertools.islice(texts_of(corpus), texts))
+    if not found:
+        raise UserError(f"{corpus} holds no text", where="corpus")
+    return found
 
 
 def identity(source: str | Path) -> str:

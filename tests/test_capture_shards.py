@@ -21,14 +21,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from experiments import capture, train_options, train_sae
+from experiments import capture
 from neurosae.errors import UserError
 from neurosae.forward import at_site
 from neurosae.models import LanguageModel
 from neurosae.norms import LIMIT, median_norms
-from neurosae.sae import activations
+from neurosae.sae import activations, training_source
 from neurosae.sae.activations import ContextPlan, capture_shards, capture_sites, clean_activations
 from neurosae.sae.shards import ShardReader, export_npy, open_shards, read_index, shards_digest
+from neurosae.sae.train_sae import train_sae
 from neurosae.sites import Site
 from tests.conftest import TEXTS
 
@@ -127,13 +128,10 @@ def test_training_records_how_many_texts_it_held_out(
         asked.update(given)
         raise Killed
 
-    monkeypatch.setattr(train_sae, "_reader", lambda _: language_model)
-    monkeypatch.setattr(train_sae, "capture_shards", keep)
-    options = train_options.read_options(
-        train_sae.parser(), [str(corpus), "--held-out", "7", "--out", str(tmp_path / "out")]
-    )
+    monkeypatch.setattr(training_source, "capture_shards", keep)
+    monkeypatch.setattr(training_source.models, "load", lambda *_, **__: language_model)
     with pytest.raises(Killed):
-        train_sae.captured(options, train_sae.plan_of(options), str(corpus))
+        train_sae(corpus, out=tmp_path / "out", held_out=7)
     assert asked["first_text"] == 7
 
 

@@ -102,6 +102,59 @@ def test_required_options_may_stand_in_the_file(tmp_path: Path) -> None:
         shared.read(capture.parser(), ["--config", str(tmp_path / "c.yaml")])
 
 
+def put_on_scales(
+    stone: str | Path,
+    *,
+    grams: float = 0.5,
+    times: int | None = None,
+    marks: tuple[int, ...] = (1, 2),
+    twice: bool = False,
+    side: str = "left",
+) -> None:
+    """Weigh.
+
+    Parameters
+    ----------
+    stone : str or Path
+        What is weighed.
+    grams : float, default 0.5
+        About 5 % of it.
+    times : int, optional
+        How often; see `neurosae`. Default: as often as it takes.
+    marks : tuple of int
+        Of `scales`.
+    twice : bool, default False
+        Twice.
+    side : {"left", "right"}, default "left"
+        Where it lies.
+
+    Examples
+    --------
+    None : nothing
+        Is read from here.
+    """
+
+
+def test_options_are_the_arguments_of_a_verb() -> None:
+    p = Parser("weigh", "Weigh.")
+    shared.add_arguments(p, put_on_scales, "grams", "times", "marks", "twice", "side", grams="weight-of-it")
+    assert shared.given(p.parse_args([]), put_on_scales) == {"twice": False}
+    asked = ["--weight-of-it", "2", "--times", "3", "--marks", "4", "5", "--twice", "--side", "right"]
+    expected = {"grams": 2.0, "times": 3, "marks": [4, 5], "twice": True, "side": "right"}
+    assert shared.given(p.parse_args(asked), put_on_scales) == expected
+    said = " ".join(p.format_help().split())
+    for text in (
+        "--weight-of-it X about 5 % of it (default: 0.5)",
+        "--times N how often (default: as often as it takes)",
+        "of scales (default: 1 2)",
+        "--side {left,right} where it lies (default: left)",
+    ):
+        assert text in said
+    with pytest.raises(UserError, match="Did you mean 'left'"):
+        p.parse_args(["--side", "lefft"])
+    assert p.in_its_words(UserError("too heavy", where="grams")).where == "--weight-of-it"
+
+
 def command(work: Callable[[], Summary], *arguments: str, resumes: str = "") -> int:
     """A command that does this."""
     p = Parser("weigh", "Weigh.", resumes, bound_memory=["stone"])
@@ -250,7 +303,7 @@ def test_the_gate_of_the_training_says_no_with_3(tmp_path: Path, monkeypatch: An
     def gate(*_: object) -> None:
         raise CheckFailed("The stored SAE differs from the trained one")
 
-    monkeypatch.setattr(train_sae, "refuse_if_changed", gate)
+    monkeypatch.setattr("neurosae.sae.train_sae.refuse_if_changed", gate)
     assert train_sae.main(["--smoke-test", "--out", str(tmp_path), "--quiet"]) == 3
     shown = capsys.readouterr()
     assert shown.err == "The stored SAE differs from the trained one.\n"

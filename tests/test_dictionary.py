@@ -22,7 +22,7 @@ from scipy.spatial.distance import cdist
 from scipy.stats import hypergeom
 from sklearn.metrics import roc_auc_score, silhouette_score
 
-from experiments import describe_sae
+from experiments import describe_sae as describing
 from experiments.options import command, read
 from neurosae import plots
 from neurosae.dictionary import members
@@ -37,6 +37,7 @@ from neurosae.dictionary.completeness import (
     read_mentions,
     summary,
 )
+from neurosae.dictionary.describe_sae import describe_sae
 from neurosae.dictionary.maps import cosine_distances, separation, umap_positions
 from neurosae.dictionary.specificity import exclusive_latents, specificity
 from neurosae.errors import UserError
@@ -187,7 +188,7 @@ def test_lists_of_one_name_are_refused(tmp_path: Path) -> None:
     """Results are kept by name: the first would be lost."""
     path = tmp_path / "own.yaml"
     path.write_text("name: months\ncarriers: ['A {member}.', 'B {member}.']\nmembers: [x, y]")
-    with pytest.raises(UserError, match=r"--members: 'months' and '.*own\.yaml' are both lists named 'months'"):
+    with pytest.raises(UserError, match=r"members: 'months' and '.*own\.yaml' are both lists named 'months'"):
         members.load_all(["colours", "months", str(path)])
     with pytest.raises(UserError, match="'months' and 'months'"):
         members.load_all(["months", "months"])
@@ -502,14 +503,37 @@ def test_the_command_describes_the_bundled_sae(tmp_path: Path, capsys: pytest.Ca
         "60",
     ]
     arguments += ["--corpus", str(tmp_path / "corpus.txt"), "--keywords", "found", "--out", str(tmp_path / "out")]
-    assert describe_sae.main(arguments) == 0
+    assert describing.main(arguments) == 0
     out = tmp_path / "out"
     counts = pd.read_csv(out / "census.csv").set_index("keyword")["count"]
     assert counts.to_dict() == {"gold": 1, "Peru": 1, "tin": 0, "found": 2}
     assert len(pd.read_csv(out / "members.csv")) == 6
     assert set(pd.read_csv(out / "separation.csv")["space"]) == {"neurons", "latents", "decoder"}
     assert {path.name for path in (out / "figures").iterdir()} >= {"firing_rates.png", "completeness.svg"}
-    assert "continuation" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "continuation" in shown
+    found = describe_sae(
+        stimuli="continuation",
+        members=[str(tmp_path / "two.yaml")],
+        untrained=True,
+        background=60,
+        corpus=tmp_path / "corpus.txt",
+        keywords=["found"],
+    )
+    found.save(tmp_path / "verb")
+    tables = {path.name for path in (tmp_path / "verb").iterdir()}
+    assert {"members.csv", "members.parquet", "specificity.csv"} <= tables
+    for name in tables:
+        assert (tmp_path / "verb" / name).read_bytes() == (out / name).read_bytes(), name
+    assert all(sentence in shown for sentence in found.sentences)
+    pd.testing.assert_frame_equal(pd.read_parquet(out / "separation.parquet"), found.separation)
+
+
+@pytest.mark.parametrize("wrong", [{"background": 1}, {"texts": 5}, {"keywords": ["a"]}, {"members": ["elemnts"]}])
+def test_the_verb_names_the_argument_that_is_wrong(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UserError) as told:
+        describe_sae(**wrong)
+    assert told.value.where == next(iter(wrong))
 
 
 @pytest.mark.parametrize(
@@ -521,14 +545,14 @@ def test_the_command_describes_the_bundled_sae(tmp_path: Path, capsys: pytest.Ca
         (["no-such-sae"], "no-such-sae"),
         (["--texts", "-1"], "--texts"),
         (["--background", "0"], "--background"),
-        (["--keywords", "found"], "--keywords needs --corpus"),
-        (["--texts", "100"], "--texts needs --corpus"),
+        (["--keywords", "found"], "--keywords: keywords without a corpus"),
+        (["--texts", "100"], "--texts: texts without a corpus"),
         (["--members", "months", "months"], "'months' and 'months'"),
     ],
 )
 def test_the_command_says_what_is_wrong(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert describe_sae.main([*arguments, "--out", str(tmp_path / "out")]) == 2
+    assert describing.main([*arguments, "--out", str(tmp_path / "out")]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

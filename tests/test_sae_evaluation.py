@@ -20,13 +20,14 @@ from sae_lens.saes.sae import SAEMetadata
 from sae_lens.training.activation_scaler import ActivationScaler, ActivationWhitening
 from scipy.special import log_softmax, rel_entr
 
-from experiments import evaluate_sae
+from experiments import evaluate_sae as command
 from neurosae import plots
 from neurosae.errors import UserError
 from neurosae.forward import at_site, run_batch
 from neurosae.models import LanguageModel
 from neurosae.norms import LIMIT, median_norms
 from neurosae.sae.checkpoints import checkpoint_folder, load_checkpoint
+from neurosae.sae.evaluate_sae import evaluate_sae
 from neurosae.sae.evaluation import Measurement, evaluate, measure
 from neurosae.sae.examples import StrongestTexts, excerpts, markdown
 from neurosae.sae.latents import DENSE, Usage, decoder_geometry, density_histogram, l0_quantiles
@@ -262,7 +263,7 @@ def test_activations_that_are_not_finite_are_refused(sae: Any, language_model: L
 
     with at_site(language_model, site_of(sae), overflow), pytest.raises(UserError, match="not finite") as told:
         evaluate(sae, language_model, TEXTS, context=CONTEXT, spliced_texts=1)
-    assert told.value.where == "--dtype"
+    assert told.value.where == "dtype"
 
 
 def test_no_strongest_texts_are_no_work(
@@ -517,7 +518,7 @@ def test_the_command_writes_a_report_that_its_json_agrees_with(
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_text("\n".join(json.dumps({"text": text}) for text in [*TEXTS, NASTY]))
     out = tmp_path / "out"
-    assert evaluate_sae.main(["--corpus", str(corpus), "--out", str(out), *SMALL]) == 0
+    assert command.main(["--corpus", str(corpus), "--out", str(out), *SMALL]) == 0
     (report,) = out.glob("*.md")
     assert report.name in capsys.readouterr().out
     assert re.fullmatch(r"evaluation-\d{8}T\d{6}Z\.md", report.name)
@@ -547,6 +548,26 @@ def test_the_command_writes_a_report_that_its_json_agrees_with(
     assert set(table) == {3, 8}  # two or seven cells, whatever the texts hold
 
 
+def test_the_verb_saves_what_the_command_writes(tmp_path: Path) -> None:
+    (tmp_path / "corpus.txt").write_text("\n\n".join(text.replace("\n", " ") for text in TEXTS))
+    corpus = str(tmp_path / "corpus.txt")
+    assert command.main(["--corpus", corpus, "--out", str(tmp_path / "command"), *SMALL, "--quiet"]) == 0
+    (written,) = (tmp_path / "command").glob("*.json")
+    found = evaluate_sae(corpus=corpus, texts=7, context=12, spliced_texts=2, top=6, examples=5)
+    report = found.save(tmp_path / "verb")
+    theirs, ours = (json.loads(path.read_text()) for path in (written, report.with_suffix(".json")))
+    assert ours | {"written": theirs["written"]} == theirs
+    assert found.top_latents["latent"].tolist() == [row["latent"] for row in ours["top_latents"]]
+    assert "![" not in report.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("wrong", [{"texts": 0}, {"batch_size": 0}, {"top": 0}, {"sae": "no-such-sae"}])
+def test_the_verb_names_the_argument_that_is_wrong(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UserError) as told:
+        evaluate_sae(**wrong)
+    assert told.value.where == next(iter(wrong))
+
+
 def test_the_command_applies_the_scale_of_a_checkpoint(tmp_path: Path, language_model: LanguageModel) -> None:
     """A constant in scaled units is the mean in raw ones only with the scale."""
     x_TD = torch.cat(
@@ -565,7 +586,7 @@ def test_the_command_applies_the_scale_of_a_checkpoint(tmp_path: Path, language_
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("\n\n".join(text.replace("\n", " ") for text in TEXTS))
     named = ["--checkpoint", str(folder / "sae_weights.safetensors")]
-    assert evaluate_sae.main([*named, "--corpus", str(corpus), "--out", str(tmp_path / "out"), *SMALL]) == 0
+    assert command.main([*named, "--corpus", str(corpus), "--out", str(tmp_path / "out"), *SMALL]) == 0
     (report,) = (tmp_path / "out").glob("*.md")
     assert json.loads(report.with_suffix(".json").read_text())["figures"]["fvu_clean"] == pytest.approx(1, abs=0.1)
     np.testing.assert_allclose(load(str(folder)).b_dec.detach(), mean_D, rtol=1e-5)
@@ -600,7 +621,7 @@ def test_what_cannot_be_measured_is_told(sae: Any, language_model: LanguageModel
 def test_the_command_says_what_is_wrong(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert evaluate_sae.main([*arguments, "--out", str(tmp_path / "out")]) == 2
+    assert command.main([*arguments, "--out", str(tmp_path / "out")]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -17,10 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from experiments import sae_scaling
+from experiments import sae_scaling as command
 from neurosae import plots
-from neurosae.console import Summary
+from neurosae.dictionary import sae_scaling as grid
+from neurosae.dictionary.sae_scaling import plan_of, sae_scaling
 from neurosae.dictionary.scaling import power_law, reconstruction
+from neurosae.errors import UserError
 from neurosae.sae import loading
 from neurosae.sae.shards import export_npy
 from neurosae.sites import Site
@@ -91,30 +94,31 @@ def test_the_curve_passes_through_the_cells() -> None:
 @pytest.mark.slow
 def test_the_smoke_test_runs_and_goes_on_cell_by_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = {"width": [16, 32, 64, 128], "tokens": 1500, "held_out": 12, "batch_size": 128, "background": 20}
-    monkeypatch.setattr(sae_scaling, "_SMOKE", sae_scaling._SMOKE | small)
+    monkeypatch.setattr(command, "_SMOKE", command._SMOKE | small)
     arguments = ["--smoke-test", "--out", str(tmp_path)]
-    assert sae_scaling.main(arguments) == 0
+    assert command.main(arguments) == 0
     first = pd.read_csv(tmp_path / "scaling.csv")
     assert first["n_latents"].tolist() == [16, 32, 64, 128]
     assert first["fvu"].between(0, 1.2).all()
     assert (tmp_path / "figures" / "scaling.png").is_file()
+    found = sae_scaling(**command._SMOKE, out=tmp_path)
+    pd.testing.assert_frame_equal(found.cells, first)
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "power_law.parquet"), found.power_law)
     # One cell is lost: it alone is trained again, and comes out as before.
     done = {path: path.stat().st_mtime_ns for path in tmp_path.glob("cells/*/cell.json")}
     lost = next(path for path in done if json.loads(path.read_text())["n_latents"] == 32)
     lost.unlink()
-    assert sae_scaling.main(arguments) == 0
+    assert command.main(arguments) == 0
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "scaling.csv"), first)
     assert [path for path in done if path.stat().st_mtime_ns != done[path]] == [lost]
 
 
 def test_the_learning_rate_falls_with_the_root_of_the_width_whatever_the_default_plan() -> None:
-    options = SimpleNamespace(epochs=1.0, batch_size=64, lr=7e-4, seed=0)
-    plan, wide = (sae_scaling._plan(options, width, 8) for width in (64, 256))
+    how = {"epochs": 1.0, "batch_size": 64, "lr": 7e-4, "seed": 0}
+    plan, wide = (plan_of(width, 8, **how) for width in (64, 256))
     assert plan.lr == pytest.approx(2 * wide.lr)
     assert (plan.n_latents, plan.k, plan.k_start) == (64, 8, 64)
-    assert sae_scaling._plan(options, 6144, 8).lr == 7e-4
-    asked = sae_scaling.parser().parse_args(["--smoke-test", "--out", "out"])
-    assert sae_scaling._plan(asked, 6144, 8).lr == 7e-4
+    assert plan_of(6144, 8, **how).lr == 7e-4
 
 
 class Cells:
@@ -130,14 +134,13 @@ class Cells:
         for name in ("other", "more"):
             (folder / f"{name}.txt").write_text(f"One text of {name}.\n\nTwo.\n\nThree.\n\nFour.")
         fakes: dict[str, object] = {
-            "_read": lambda *_: SimpleNamespace(measure=lambda _: {}),
-            "_train": self._train,
+            "Yardstick": SimpleNamespace(read=lambda *_: SimpleNamespace(measure=lambda _: {"fvu": 0.5})),
+            "train_cell": self._train,
             "load": lambda *_: None,
-            "report": lambda *_: Summary(),
         }
         for name, fake in fakes.items():
-            monkeypatch.setattr(sae_scaling, name, fake)
-        monkeypatch.setattr(sae_scaling.shared, "load_model", lambda *_: self.language_model)
+            monkeypatch.setattr(grid, name, fake)
+        monkeypatch.setattr(grid.models, "load", lambda *_, **__: self.language_model)
 
     def write_shard(self, value: float) -> None:
         acts_TD = torch.full((20, 4), value)
@@ -146,11 +149,12 @@ class Cells:
     def _train(self, *_: object) -> None:
         self.trained += 1
 
-    def __call__(self, *change: str) -> bool:
+    def __call__(self, **change: Any) -> bool:
         """Whether this request trains a cell."""
         before = self.trained
-        asked = ["--shards", str(self.shards), "--width", "64", "--k", "8", "--held-out", "3", "--members", "months"]
-        assert sae_scaling.main([*asked, "--background", "20", "--out", str(self.folder / "out"), *change]) == 0
+        asked: dict[str, Any] = {"width": [64], "k": [8], "held_out": 3, "members": ["months"], "background": 20}
+        found = sae_scaling(**{"shards": self.shards, "out": self.folder / "out", **asked, **change})
+        assert found.cells["fvu"].tolist() == [0.5]
         assert len(list((self.folder / "out" / "cells").glob("width64-k*/cell.json"))) == self.trained
         return self.trained > before
 
@@ -159,19 +163,20 @@ def test_another_request_is_another_cell(tmp_path: Path, monkeypatch: pytest.Mon
     trains = Cells(tmp_path, monkeypatch)
     assert trains()
     assert not trains()
-    held_out = [["--held-out-corpus", str(tmp_path / f"{name}.txt")] for name in ("other", "more")]
-    for change in (
-        ["--background", "21"],
-        ["--held-out", "4"],
-        *held_out,
-        ["--members", "colours"],
-        ["--lr", "1e-3"],
-        ["--seed", "1"],
-        ["--epochs", "2"],
-        ["--k", "9"],
-    ):
-        assert trains(*change)
-    assert not trains(*change)
+    changes: list[dict[str, Any]] = [
+        {"background": 21},
+        {"held_out": 4},
+        {"held_out_corpus": tmp_path / "other.txt"},
+        {"held_out_corpus": tmp_path / "more.txt"},
+        {"members": ["colours"]},
+        {"lr": 1e-3},
+        {"seed": 1},
+        {"epochs": 2.0},
+        {"k": [9]},
+    ]
+    for change in changes:
+        assert trains(**change)
+    assert not trains(**change)
     trains.language_model.fingerprint = "model v2"
     assert trains()
 
@@ -198,13 +203,23 @@ def test_texts_that_are_measured_on_are_not_trained_on(tmp_path: Path, monkeypat
     def keep(_: object, read: Iterable[str], *__: object, **asked: object) -> None:
         captured.update(asked, texts=list(read))
 
-    monkeypatch.setattr(sae_scaling, "capture_shards", keep)
-    for held_out, reserved in ((None, 4), (paths[0], 4), (paths[1], 4), (paths[2], 0)):
-        asked = ["--corpus", str(paths[0]), "--held-out", "4", "--out", str(tmp_path / "out")]
-        options = sae_scaling.parser().parse_args(asked + (["--held-out-corpus", str(held_out)] if held_out else []))
-        sae_scaling._shards(options, SimpleNamespace(name="model"), Site(1))
+    monkeypatch.setattr(grid, "capture_shards", keep)
+    model, corpus = SimpleNamespace(name="model"), str(paths[0])
+    for held_out_corpus, reserved in ((None, 4), (paths[0], 4), (paths[1], 4), (paths[2], 0)):
+        assert grid.n_reserved(corpus, held_out_corpus, 4) == reserved
+        grid.capture(model, Site(1), tmp_path / "out", corpus, reserved=reserved, tokens=9, dtype="float32")  # type: ignore[arg-type]
         assert captured["texts"] == texts[reserved:]
         assert captured["first_text"] == reserved
+
+
+@pytest.mark.parametrize(
+    ("wrong", "where"), [({"held_out": 1}, "held_out"), ({"width": [8]}, "k"), ({"width": [0], "k": [0]}, "n_latents")]
+)
+def test_the_verb_names_the_argument_that_is_wrong(wrong: dict[str, Any], where: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as told:
+        sae_scaling(out=tmp_path / "out", **wrong)
+    assert told.value.where == where
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -221,6 +236,6 @@ def test_texts_that_are_measured_on_are_not_trained_on(tmp_path: Path, monkeypat
 def test_bad_input_is_told_before_anything_is_written(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert sae_scaling.main([*arguments, "--out", str(tmp_path / "out")]) == 2
+    assert command.main([*arguments, "--out", str(tmp_path / "out")]) == 2
     assert re.search(message, capsys.readouterr().err)
     assert not (tmp_path / "out").exists()

@@ -22,17 +22,20 @@ from sae_lens.saes.sae import TrainStepInput
 from sae_lens.synthetic import ConstantFiringProbabilityConfig, SyntheticModel, SyntheticModelConfig
 from safetensors.torch import load_file, save_file
 
-from experiments import train_options, train_sae
+from experiments import options as shared
+from experiments import train_sae as command
 from neurosae.errors import UserError
 from neurosae.models import LanguageModel
 from neurosae.sae import activations, overlap, training_data
 from neurosae.sae.activations import ContextPlan, capture_shards, clean_activations, only_run
 from neurosae.sae.loading import load, site_of
 from neurosae.sae.saving import refuse_if_changed, save
+from neurosae.sae.train_sae import train_sae
 from neurosae.sae.training import train
 from neurosae.sae.training_data import ShardData, StreamData
 from neurosae.sae.training_log import TrainingLog
 from neurosae.sae.training_plan import SPARSITY_COEFFICIENTS, TrainingPlan, initial_sae, threshold_for
+from neurosae.sae.training_source import refuse_another
 from neurosae.sites import Site
 from tests.conftest import TEXTS
 
@@ -279,7 +282,7 @@ def test_two_runs_never_train_into_one_folder(planted: tuple[Path, SyntheticMode
     class StartedTwice(ShardData):
         def __next__(self) -> torch.Tensor:
             if self.step == 1:
-                with pytest.raises(UserError, match="--out: Another run is writing to"):
+                with pytest.raises(UserError, match="out: Another run is writing to"):
                     train(ShardData(shards, 512, 0), SHORT, out, metadata=METADATA)
             return super().__next__()
 
@@ -292,7 +295,7 @@ def test_two_runs_never_capture_into_one_folder(language_model: LanguageModel, t
     asked: dict[str, Any] = {"n_tokens": 30, "plan": ContextPlan(24)}
 
     def started_twice() -> Iterator[str]:
-        with pytest.raises(UserError, match="--out: Another run is writing to"):
+        with pytest.raises(UserError, match="out: Another run is writing to"):
             capture_shards(language_model, TEXTS, Site(1), tmp_path / "acts", **asked)
         yield from TEXTS
 
@@ -564,7 +567,7 @@ HOW = [
 @pytest.mark.parametrize("how", HOW)
 def test_the_command_ends_with_an_sae_that_others_can_read(corpus: Path, tmp_path: Path, how: list[str]) -> None:
     out = tmp_path / "out"
-    assert train_sae.main([str(corpus), "--out", str(out), "--site", "2", *TINY, *how]) == 0
+    assert command.main([str(corpus), "--out", str(out), "--site", "2", *TINY, *how]) == 0
     stored = load(str(out / "sae"))
     assert site_of(stored) == Site(2)
     assert "FVU" in (out / "sae" / "README.md").read_text(encoding="utf-8")
@@ -580,11 +583,11 @@ def test_the_command_ends_with_an_sae_that_others_can_read(corpus: Path, tmp_pat
 
 @pytest.mark.slow
 def test_a_finished_streaming_command_gives_the_same_again(corpus: Path, tmp_path: Path) -> None:
-    command = [str(corpus), "--out", str(tmp_path / "out"), "--site", "2", *TINY, "--streaming", "--buffer", "100"]
+    asked = [str(corpus), "--out", str(tmp_path / "out"), "--site", "2", *TINY, "--streaming", "--buffer", "100"]
     weights = tmp_path / "out" / "sae" / "sae_weights.safetensors"
-    assert train_sae.main(command) == 0
+    assert command.main(asked) == 0
     before = weights.read_bytes()
-    assert train_sae.main(command) == 0
+    assert command.main(asked) == 0
     assert weights.read_bytes() == before
 
 
@@ -595,9 +598,46 @@ def test_the_command_trains_on_shards_of_another_capture(corpus: Path, tmp_path:
     acts = tmp_path / "acts"
     assert capture.main(["--corpus", str(corpus), "--site", "2", "--out", str(acts), "--tokens", "300"]) == 0
     arguments = ["--architecture", "topk", "--latents", "64", "--k", "4", "--batch-size", "64", "--held-out", "3"]
-    assert train_sae.main(["--shards", str(acts), "--out", str(tmp_path / "o"), *arguments]) == 0
+    assert command.main(["--shards", str(acts), "--out", str(tmp_path / "o"), *arguments]) == 0
     stored = load(str(tmp_path / "o" / "sae"))
     assert (site_of(stored), stored.cfg.k) == (Site(2), 4)
+
+
+def test_the_verb_leaves_what_the_command_leaves(corpus: Path, tmp_path: Path) -> None:
+    how = ["--streaming", "--buffer", "100", "--site", "2"]
+    assert command.main([str(corpus), "--out", str(tmp_path / "command"), *TINY, *how, "--quiet"]) == 0
+    found = train_sae(
+        corpus,
+        out=tmp_path / "verb",
+        plan=TrainingPlan(n_latents=64, k=4, batch_size=64, epochs=1.0),
+        **{"tokens": 300, "held_out": 3, "context": 32, "streaming": True, "buffer": 100, "site": "2"},
+    )
+    theirs = tmp_path / "command" / "sae"
+    for path in found.folder.iterdir():
+        assert path.read_bytes() == (theirs / path.name).read_bytes(), path.name
+    assert {path.name for path in theirs.iterdir()} == {path.name for path in found.folder.iterdir()}
+    assert (found.site, len(found.log)) == ("blocks.2.hook_resid_post", len(pd.read_csv(theirs / "training.csv")))
+    assert found.card == (theirs / "README.md").read_text(encoding="utf-8")
+    assert len(found.sentences) == 2
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"held_out": 0},
+        {"tokens": 0},
+        {"buffer": 5},
+        {"held_out": 1000},
+        {"epochs": 2.0, "streaming": True},
+    ],
+)
+def test_the_verb_names_the_argument_that_is_wrong(wrong: dict[str, Any], corpus: Path, tmp_path: Path) -> None:
+    asked = dict(wrong)
+    plan = TrainingPlan(epochs=asked.pop("epochs")) if "epochs" in asked else None
+    with pytest.raises(UserError) as told:
+        train_sae(corpus, out=tmp_path / "out", plan=plan, **asked)
+    assert told.value.where == next(iter(wrong))
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("change", [["--site", "3"], ["--held-out", "9"], ["--latents", "128"], ["--context", "16"]])
@@ -608,9 +648,9 @@ def test_the_command_never_mixes_two_requests(
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("\n\n".join(TEXTS))
     too_many = [*TINY, "--tokens", "100000"]  # stops after the capture: the corpus is too small
-    assert train_sae.main([str(corpus), "--out", str(tmp_path / "o"), "--site", "2", *too_many]) == 2
+    assert command.main([str(corpus), "--out", str(tmp_path / "o"), "--site", "2", *too_many]) == 2
     assert "clean tokens" in capsys.readouterr().err
-    assert train_sae.main([str(corpus), "--out", str(tmp_path / "o"), "--site", "2", *too_many, *change]) == 2
+    assert command.main([str(corpus), "--out", str(tmp_path / "o"), "--site", "2", *too_many, *change]) == 2
     assert "begun with another" in capsys.readouterr().err
 
 
@@ -622,14 +662,14 @@ def test_the_command_never_mixes_two_requests(
         (["--model", "./typo"], "could not be loaded"),
         (["--context", "1"], "context of 1"),
         (["--held-out", "1000"], "no text behind the first 1,000"),
-        (["--tokens", "0"], "0 tokens"),
+        (["--tokens", "0"], "--tokens: 0 is too small"),
     ],
 )
 def test_a_refused_command_does_not_refuse_the_corrected_one(
     corpus: Path, tmp_path: Path, wrong: list[str], message: str, how: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert train_sae.main([str(corpus), "--out", str(out), *TINY, *how, *wrong]) == 2
+    assert command.main([str(corpus), "--out", str(out), *TINY, *how, *wrong]) == 2
     assert message in capsys.readouterr().err
     assert not out.exists()
 
@@ -637,7 +677,7 @@ def test_a_refused_command_does_not_refuse_the_corrected_one(
 def test_the_command_refuses_too_few_epochs_before_it_keeps_a_record(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert train_sae.main([str(corpus), "--out", str(tmp_path / "out"), *TINY, "--epochs", "0.01"]) == 2
+    assert command.main([str(corpus), "--out", str(tmp_path / "out"), *TINY, "--epochs", "0.01"]) == 2
     assert "less than one batch" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -647,20 +687,20 @@ def test_the_record_of_a_plan_is_read_with_care(
 ) -> None:
     record = tmp_path / "out" / "plan.json"
     record.parent.mkdir()
-    command = [str(corpus), "--out", str(record.parent), *TINY]
+    asked = [str(corpus), "--out", str(record.parent), *TINY]
     record.write_text('{"k": 4, ')
-    assert train_sae.main(command) == 2
+    assert command.main(asked) == 2
     assert "plan.json is damaged" in capsys.readouterr().err
     older = {"architecture": "batchtopk", "n_latents": 64, "k": 4, "batch_size": 64}
     record.write_text(json.dumps(older))
-    assert train_sae.main([*command, "--k", "5", "--seed", "1"]) == 2
+    assert command.main([*asked, "--k", "5", "--seed", "1"]) == 2
     assert "begun with another k, seed" in capsys.readouterr().err
     assert json.loads(record.read_text()) == older
-    train_sae._refuse_another(record.parent, {}, train_sae.plan_of(read_options(command)))
+    refuse_another(record.parent, {}, command.plan_of(read_options(asked)))
 
 
 def read_options(arguments: list[str]) -> argparse.Namespace:
-    return train_options.read_options(train_sae.parser(), arguments)
+    return shared.read(command.parser(), arguments)
 
 
 def test_a_configuration_file_says_what_the_command_line_says(tmp_path: Path) -> None:
@@ -670,9 +710,10 @@ def test_a_configuration_file_says_what_the_command_line_says(tmp_path: Path) ->
     )
     options = read_options(["--config", str(path), "--k", "5"])
     assert options.corpus == "a.jsonl"
-    assert train_sae.plan_of(options) == TrainingPlan("matryoshka", 64, 5, lr=1e-3, matryoshka_widths=(8, 64))
+    assert command.plan_of(options) == TrainingPlan("matryoshka", 64, 5, lr=1e-3, matryoshka_widths=(8, 64))
     assert read_options(["b.jsonl", "--config", str(path)]).corpus == "b.jsonl"
-    assert read_options(["--smoke-test", "--k", "5"]).k == 5
+    small = command.plan_of(read_options(["--smoke-test", "--k", "5"]))
+    assert (small.k, small.n_latents) == (5, 512)
 
 
 @pytest.mark.parametrize(
@@ -680,14 +721,16 @@ def test_a_configuration_file_says_what_the_command_line_says(tmp_path: Path) ->
     [
         ([], "nowhere"),
         (["none.parquet"], "no corpus"),
-        (["c.txt", "--streaming", "--epochs", "2"], "--epochs has no meaning with --streaming"),
-        (["c.txt", "--buffer", "100"], "--buffer has no meaning"),
+        (["c.txt", "--streaming", "--epochs", "2"], "--epochs: 2 epochs of a stream"),
+        (["c.txt", "--buffer", "100"], "--buffer: buffer has no meaning"),
         (["c.txt", "--shards", "x"], "corpus and shards"),
-        (["--shards", "x", "--tokens", "5"], "--tokens has no meaning"),
+        (["--shards", "x", "--tokens", "5"], "--tokens: tokens has no meaning"),
         (["--shards", "empty"], "no activation shards"),
         (["c.txt", "--architecture", "top-k"], "Did you mean 'topk'"),
+        (["c.txt", "--latents", "0"], "--latents: n_latents is 0"),
+        (["c.txt", "--smoke-test"], "texts of its own"),
         (["c.txt", "--k", "10000"], "1 to the 9216 latents"),
-        (["c.txt", "--held-out", "0"], "0 texts held out"),
+        (["c.txt", "--held-out", "0"], "--held-out: 0 is too small"),
         (["c.txt", "--config", "none.yaml"], "none.yaml"),
         (["--config", "key.yaml"], "Did you mean 'latents'"),
     ],
@@ -703,13 +746,13 @@ def test_the_command_says_what_is_wrong(
     (tmp_path / "empty").mkdir()
     (tmp_path / "c.txt").write_text("One text.\n\nAnother text.")
     (tmp_path / "key.yaml").write_text("latent: 64\n")
-    assert train_sae.main(arguments) == 2
+    assert command.main(arguments) == 2
     assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_the_smoke_test_comes_to_its_card(tmp_path: Path) -> None:
-    assert train_sae.main(["--smoke-test", "--out", str(tmp_path)]) == 0
+    assert command.main(["--smoke-test", "--out", str(tmp_path)]) == 0
     assert "Smoke test" in (tmp_path / "sae" / "README.md").read_text(encoding="utf-8")
 
 

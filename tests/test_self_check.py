@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from sae_lens import StandardSAE, StandardSAEConfig
 from sae_lens.saes.sae import SAEMetadata
 
-from experiments import check_sae
+from experiments import check_sae as command
 from neurosae.errors import UserError
 from neurosae.forward import at_site
 from neurosae.models import LanguageModel
 from neurosae.norms import calibration_texts, median_norms
+from neurosae.sae.check_sae import check_sae
 from neurosae.sae.decoder_check import check_decoder, paired_cosine
 from neurosae.sae.loading import DEFAULT, load, site_of, untrained_like
 from neurosae.sae.readings import Reading, measure
@@ -403,6 +404,13 @@ def test_a_transcoder_is_not_compared() -> None:
         compare_readings(sae, {Site(3): torch.ones(200, 12), Site(2): torch.ones(200, 12)})
 
 
+@pytest.mark.parametrize("wrong", [{"texts": 0}, {"tokens": 0}, {"context": 1}, {"sae": "no-such-sae"}])
+def test_the_verb_names_the_argument_that_is_wrong(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UserError) as told:
+        check_sae(**wrong)
+    assert told.value.where == next(iter(wrong))
+
+
 def test_the_command_says_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, message in (
         (["no-such-sae"], "Unknown SAE"),
@@ -412,7 +420,7 @@ def test_the_command_says_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> N
         ([f"{DEFAULT}@999", "--texts", "2"], "There is no block 999"),
         ([f"{DEFAULT}@attn.hook_z", "--texts", "2"], "is no site"),
     ):
-        assert check_sae.main(arguments) == 2
+        assert command.main(arguments) == 2
         assert message in capsys.readouterr().err
 
 
@@ -422,14 +430,19 @@ def test_the_command_answers_with_its_exit_code(
     """A small SAE of random directions: nothing fits."""
     sae = small_sae(language_model.d_model, 64)
     sae.save_model(tmp_path / "random")
-    named = [str(tmp_path / "random"), "--model", language_model.name]
-    assert check_sae.main([*named, "--texts", "6", "--tokens", "150", "--context", "48"]) == 3
+    asked = ["--model", language_model.name, "--texts", "6", "--tokens", "150", "--context", "48"]
+    assert command.main([str(tmp_path / "random"), *asked]) == 3
     shown = capsys.readouterr().out
+    found = check_sae(str(tmp_path / "random"), model=language_model.name, texts=6, tokens=150, context=48)
+    assert not found.fits
+    assert all(sentence in shown for sentence in found.sentences)
+    assert f"{found.figures.fvu_clean:.4g}" in shown
+    assert len(found.as_dict()["readings"]) == len(found.check.table)
     for part in ("FVU, clean", "L0", "CE increase", "silent latents", "blocks.2.hook_mlp_out", "No reading explains"):
         assert part in shown
 
 
 @pytest.mark.slow
 def test_the_command_approves_of_the_bundled_pair(capsys: pytest.CaptureFixture[str]) -> None:
-    assert check_sae.main(["--texts", "40", "--tokens", "800"]) == 0
+    assert command.main(["--texts", "40", "--tokens", "800"]) == 0
     assert "The declared hook fits" in capsys.readouterr().out

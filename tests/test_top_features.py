@@ -16,7 +16,8 @@ from neurosae.capture import capture
 from neurosae.errors import UserError
 from neurosae.models import LanguageModel
 from neurosae.sae.loading import DEFAULT, load, site_of
-from neurosae.sae.prompt_features import POSITIONS, Position, neuronpedia_id, read_labels, top_features
+from neurosae.sae.prompt_features import POSITIONS, Position, neuronpedia_id, read_labels, strongest_latents
+from neurosae.sae.top_features import TopFeatures, described, top_features
 
 PROMPT = "The café | bar closed.\n\nNobody knew why 🙂"
 
@@ -35,7 +36,7 @@ def silenced(sae: Any) -> Any:
 
 @pytest.mark.parametrize("position", POSITIONS)
 def test_it_is_what_a_loop_finds(sae: Any, language_model: LanguageModel, position: Position) -> None:
-    found = top_features(language_model, sae, PROMPT, 7, position)
+    found = strongest_latents(language_model, sae, PROMPT, 7, position)
     neurons = capture(language_model, [PROMPT], [site_of(sae)])[site_of(sae)]
     clean = np.flatnonzero(neurons.tokens["clean"].to_numpy(dtype=bool))
     with torch.inference_mode():
@@ -53,7 +54,7 @@ def test_it_is_what_a_loop_finds(sae: Any, language_model: LanguageModel, positi
 
 
 def test_the_sink_is_left_out_and_every_other_token_is_there(sae: Any, language_model: LanguageModel) -> None:
-    found = top_features(language_model, sae, PROMPT, 3)
+    found = strongest_latents(language_model, sae, PROMPT, 3)
     ids = language_model.tokenizer(PROMPT, add_special_tokens=False).input_ids
     assert found.tokens["position"].tolist() == list(range(1, len(ids) + 1))
     assert found.tokens["token"].tolist() == [language_model.tokenizer.decode([i]) for i in ids]
@@ -62,25 +63,26 @@ def test_the_sink_is_left_out_and_every_other_token_is_there(sae: Any, language_
 
 def test_of_equals_the_lower_index_comes_first(sae: Any, language_model: LanguageModel) -> None:
     """Three latents that are copies of the strongest one."""
-    strongest = int(top_features(language_model, sae, PROMPT, 1).features["latent"][0])
+    strongest = int(strongest_latents(language_model, sae, PROMPT, 1).features["latent"][0])
     twins = load()
     copies = sorted({3, 11, 4001, strongest})
     for latent in copies:
         twins.W_enc.data[:, latent] = sae.W_enc.data[:, strongest]
         twins.b_enc.data[latent] = sae.b_enc.data[strongest]
         twins.threshold.data[latent] = sae.threshold.data[strongest]
-    assert top_features(language_model, twins, PROMPT, 4).features["latent"].tolist() == copies
+    assert strongest_latents(language_model, twins, PROMPT, 4).features["latent"].tolist() == copies
 
 
 def test_fewer_active_latents_than_asked_for(sae: Any, language_model: LanguageModel) -> None:
-    found = top_features(language_model, sae, PROMPT, sae.cfg.d_sae)
+    found = strongest_latents(language_model, sae, PROMPT, sae.cfg.d_sae)
     assert len(found.features) == found.n_active < sae.cfg.d_sae
     assert (found.features["value"] > 0).all()
-    silent = top_features(language_model, silenced(sae), PROMPT, 3, "max")
+    silent = strongest_latents(language_model, silenced(sae), PROMPT, 3, "max")
     assert (len(silent.features), silent.n_active) == (0, 0)
     assert silent.activations.shape == (len(silent.tokens), 0)
-    about = {"sae": "x", "language_model": "y", "site": "z", "position": "max"}
-    assert "No latent is active" in command.as_text(about, silent, silent.features)
+    found = TopFeatures(**vars(silent), language_model="y", sae="x", site="z", prompt=PROMPT, position="max")
+    assert found.sentences == ()
+    assert "No latent is active" in command.as_text(found)
 
 
 def test_bad_input_is_told(sae: Any, language_model: LanguageModel) -> None:
@@ -94,7 +96,7 @@ def test_bad_input_is_told(sae: Any, language_model: LanguageModel) -> None:
         ("Hello.", 3, "first", "Unknown position"),
     ):
         with pytest.raises(UserError, match=message):
-            top_features(language_model, sae, prompt, k, position)  # type: ignore[arg-type]
+            strongest_latents(language_model, sae, prompt, k, position)  # type: ignore[arg-type]
 
 
 def test_labels_are_read_alike_from_both_formats(tmp_path: Path) -> None:
@@ -124,7 +126,7 @@ def test_labels_are_read_alike_from_both_formats(tmp_path: Path) -> None:
 )
 def test_broken_labels_are_told(tmp_path: Path, name: str, content: str) -> None:
     (tmp_path / name).write_text(content)
-    with pytest.raises(UserError, match="--labels"):
+    with pytest.raises(UserError, match="labels: "):
         read_labels(tmp_path / name)
 
 
@@ -134,9 +136,23 @@ def test_links_lead_to_the_latents_of_the_registry(tmp_path: Path) -> None:
     assert neuronpedia_id(f"{tmp_path}@3") is None
     name = neuronpedia_id("llama_scope_lxr_8x/l31r_8x")
     assert name == neuronpedia_id("L31R-8x") == neuronpedia_id("L31R-8x@31")
-    shown = command.described(pd.DataFrame({"latent": [5, 9]}), {9: "nine"}, name)
+    shown = described(pd.DataFrame({"latent": [5, 9]}), {9: "nine"}, name)
     assert shown["link"].tolist() == [f"https://neuronpedia.org/{name}/5", f"https://neuronpedia.org/{name}/9"]
     assert shown["label"].tolist() == ["", "nine"]
+
+
+def test_the_verb_says_what_the_command_says(capsys: pytest.CaptureFixture[str]) -> None:
+    found = top_features(PROMPT, k=3, position="mean", labels={5: "five"})
+    assert command.main([PROMPT, "--k", "3", "--position", "mean", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["summary"] == list(found.sentences)
+    assert said["found"]["activations"] == found.as_dict()["activations"]
+    pd.testing.assert_frame_equal(pd.DataFrame(said["found"]["features"]), found.features.drop(columns="label"))
+    assert (found.features["label"] == "").all()
+    for wrong in ({"k": 0}, {"position": "first"}, {"labels": "none.json"}, {"sae": "nothing-like-it"}):
+        with pytest.raises(UserError) as told:
+            top_features("Hello.", **wrong)  # type: ignore[arg-type]
+        assert told.value.where == next(iter(wrong))
 
 
 def test_the_command_prints_tables_and_the_same_as_json(capsys: pytest.CaptureFixture[str]) -> None:

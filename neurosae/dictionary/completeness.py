@@ -20,6 +20,8 @@ import torch
 from scipy import stats
 
 from neurosae.capture import capture
+from neurosae.corpora import shipped_texts
+from neurosae.dictionary.census import without
 from neurosae.dictionary.members import MemberList
 from neurosae.errors import UserError
 from neurosae.models import LanguageModel
@@ -58,6 +60,11 @@ def read_mentions(language_model: LanguageModel, members: MemberList, site: Site
     responses = capture(language_model, table, [site])[site]
     rows = np.flatnonzero((responses.tokens["target"] & responses.tokens["clean"]).to_numpy(dtype=bool))
     return Mentions(responses.values[rows], responses.tokens["stimulus"].to_numpy()[rows], table)
+
+
+def ordinary_texts(lists: Sequence[MemberList], n: int | None = None) -> list[str]:
+    """The first n (None: all) of the texts that ship, without those that mention a member."""
+    return without(shipped_texts(), [member for each in lists for member in each.members])[:n]
 
 
 def read_background(

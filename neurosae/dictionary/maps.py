@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 from sklearn.metrics import balanced_accuracy_score, silhouette_score
 from sklearn.model_selection import GroupKFold, cross_val_predict
@@ -19,6 +20,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from neurosae.errors import UserError
 
 _FOLDS = 5
+PREFERRING = 30
+"""Latents per condition that stand out in a map of decoder directions."""
 
 
 @dataclass(frozen=True)
@@ -166,3 +169,29 @@ def umap_positions(distance_NN: np.ndarray, *, neighbours: int = 15, seed: int =
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="using precomputed metric")
         return np.asarray(layout.fit_transform(distance_NN))
+
+
+def shown_latents(table: pd.DataFrame, n_latents: int, most: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Latents of a map of decoder directions: the best of each condition, and others drawn at random.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `neurosae.dictionary.specificity.specificity`.
+    n_latents, most : int
+        Of the SAE, and of the map.
+    seed : int, default 0
+
+    Returns
+    -------
+    latents : ndarray of shape (N,), int
+    preferred : ndarray of shape (N,), object
+        The condition that a latent is among the `PREFERRING` best of; empty for the others.
+    """
+    best = table[table["valid"]].sort_values("auroc", ascending=False, kind="stable").drop_duplicates("latent")
+    best = best.groupby("condition", observed=True, sort=False).head(PREFERRING)
+    others = np.setdiff1d(np.arange(n_latents), best["latent"])
+    n_others = min(len(others), max(0, most - len(best)))
+    drawn = np.random.default_rng(seed).choice(others, n_others, replace=False)
+    preferred = [*best["condition"].astype(str), *[""] * n_others]
+    return np.concatenate([best["latent"].to_numpy(), drawn]), np.array(preferred, dtype=object)

@@ -17,7 +17,14 @@ from neurosae.plots.comparison import (
     specification_curve,
     stimulus_activation,
 )
-from neurosae.plots.dictionary import completeness_by_frequency, firing_rates, point_map, scaling_curve
+from neurosae.plots.dictionary import (
+    completeness_by_frequency,
+    dictionary_maps,
+    firing_rates,
+    point_map,
+    scaling,
+    scaling_curve,
+)
 from neurosae.plots.generalisation import transfer_map
 from neurosae.plots.maps import block_profile, contrast_map, volcano
 from neurosae.plots.rsa import model_comparison, rdm_heatmap, second_order_matrix, stimulus_mds
@@ -38,6 +45,7 @@ __all__ = [
     "contrast_map",
     "contrast_profile",
     "decoding_profile",
+    "dictionary_maps",
     "dose_response",
     "firing_density",
     "firing_rates",
@@ -51,6 +59,7 @@ __all__ = [
     "retrieval",
     "rsa_profile",
     "save",
+    "scaling",
     "scaling_curve",
     "score_against_k",
     "second_order_matrix",

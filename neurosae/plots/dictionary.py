@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from neurosae.dictionary.completeness import DEDICATED
-from neurosae.dictionary.maps import Separation
+from neurosae.dictionary.maps import PREFERRING, Separation
 from neurosae.dictionary.scaling import PowerLaw
 from neurosae.errors import UserError, unknown_name
 from neurosae.plots.style import PALETTE, axes_or_new, something_of, write_title
 
 _MARKERS = "osD^vP*X"
+_SPACES = {
+    "neurons": "Stimuli, neurons",
+    "latents": "Stimuli, SAE latents",
+    "decoder": f"Decoder directions, {PREFERRING} best latents of each",
+}
 
 
 def firing_rates(table: pd.DataFrame, condition: str, ax: Axes | None = None) -> Axes:
@@ -151,6 +158,28 @@ def point_map(
     return ax
 
 
+def dictionary_maps(maps: pd.DataFrame, separation: pd.DataFrame) -> Figure:
+    """Maps of stimuli as neurons and as latents, and of decoder directions, side by side.
+
+    Parameters
+    ----------
+    maps, separation : DataFrame
+        As in `neurosae.dictionary.describe_sae.SaeDescription`.
+
+    Returns
+    -------
+    Figure
+    """
+    something_of(maps, ["space", "x", "y", "label"], "maps of a dictionary")
+    rows = separation.set_index("space").to_dict("index")
+    measured = {space: Separation(**{str(name): value for name, value in row.items()}) for space, row in rows.items()}
+    figure, axes = plt.subplots(1, 3, figsize=(15, 5.4), layout="constrained")
+    for (space, title), ax in zip(_SPACES.items(), axes, strict=True):
+        points = maps[maps["space"] == space]
+        point_map(points[["x", "y"]].to_numpy(), points["label"].to_numpy(), title, measured[space], ax)
+    return figure
+
+
 def _in_words(measured: Separation) -> str:
     if not measured.valid:
         return f"separation not measured: {measured.reason}"
@@ -210,3 +239,28 @@ def scaling_curve(
     ax.legend(frameon=False, fontsize=8)
     sns.despine(ax=ax)
     return ax
+
+
+def scaling(cells: pd.DataFrame, laws: dict[int, PowerLaw]) -> Figure:
+    """Unexplained variance, silent latents and completeness of trained SAEs against their width, side by side.
+
+    Parameters
+    ----------
+    cells : DataFrame
+        As in `neurosae.dictionary.sae_scaling.SaeScaling`.
+    laws : dict of int to PowerLaw
+        By k.
+
+    Returns
+    -------
+    Figure
+    """
+    figure, axes = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
+    fitted = " (dashed: power law)" if any(law.valid for law in laws.values()) else ""
+    scaling_curve(cells, "fvu", f"clean FVU, held out{fitted}", laws, axes[0])
+    axes[0].set_yscale("log")
+    for which in (axes[0].yaxis.set_major_formatter, axes[0].yaxis.set_minor_formatter):
+        which("{x:.2f}")
+    scaling_curve(cells, "dead_share", "share of latents that never fire on these", ax=axes[1])
+    scaling_curve(cells, "completeness", "share of members with their own latent", ax=axes[2])
+    return figure

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 
 DENSE = 0.10  # a latent that fires on a larger share of the clean tokens is dense
+ALIKE = 0.9  # decoder rows with a larger cosine are nearly one direction
 _BIN = 0.25  # width of a bin of log10 firing density
 
 

@@ -13,6 +13,7 @@ import torch
 from neurosae.errors import UserError, unknown_name
 from neurosae.files import digest, sha256_file
 from neurosae.models import DTYPES, LanguageModel, resolve_device
+from neurosae.models import load as load_model
 from neurosae.sae import hub, registry
 from neurosae.sae.building import to_saelens
 from neurosae.sae.checkpoints import SCALER, checkpoint_folder, load_checkpoint
@@ -90,6 +91,51 @@ def load(spec: str = DEFAULT, device: str = "cpu", dtype: str = "float32", model
     return to_saelens(checkpoint, where, precision)
 
 
+def load_pair(
+    sae: str = DEFAULT,
+    *,
+    model: str | None = None,
+    device: str = "auto",
+    dtype: str = "float32",
+    device_map: str | None = None,
+) -> tuple[Any, LanguageModel]:
+    """An SAE and the language model that it belongs to.
+
+    Parameters
+    ----------
+    sae : str
+        See `load`.
+    model : str, optional
+        See `neurosae.models.load`. Default: the one that the SAE names.
+    device, dtype, device_map
+        Of the language model, see `neurosae.models.load`; the SAE is on that device, in float32.
+
+    Returns
+    -------
+    sae : sae_lens.SAE
+    language_model : LanguageModel
+
+    Raises
+    ------
+    UserError
+        What either cannot be loaded for; an SAE that names no language model where none is given, or that reads
+        activations of another width.
+
+    Examples
+    --------
+    >>> sae, language_model = load_pair()
+    >>> sae.cfg.d_in == language_model.d_model
+    True
+    """
+    loaded = load(sae, device, model=model)
+    name = model or loaded.cfg.metadata.model_name
+    if not name:
+        raise UserError("This SAE does not say which language model it belongs to", where="model")
+    language_model = load_model(name, device, dtype, device_map=device_map)
+    check_width(loaded, language_model)
+    return loaded, language_model
+
+
 def declared_site(spec: str, model: str | None = None) -> Site:
     """The site an SAE was trained on, without reading its weights; `model` as in `load`."""
     name, site = split(spec)
@@ -111,7 +157,7 @@ def check_width(sae: Any, language_model: LanguageModel) -> None:
         raise UserError(
             f"The SAE reads activations of width {sae.cfg.d_in}, {language_model.name} gives {language_model.d_model}",
             where="sae",
-            suggestion="Choose the language model that the SAE was trained on with --model",
+            suggestion="Choose the language model that the SAE was trained on",
         )
 
 

@@ -46,7 +46,7 @@ class PromptFeatures:
     n_active: int
 
 
-def top_features(
+def strongest_latents(
     language_model: LanguageModel, sae: Any, prompt: str, k: int = 10, position: Position = "last"
 ) -> PromptFeatures:
     """The latents that a prompt drives most.
@@ -71,7 +71,7 @@ def top_features(
     --------
     >>> from neurosae import models
     >>> from neurosae.sae.loading import load
-    >>> found = top_features(models.load(), load(), "The capital of France is", k=3)
+    >>> found = strongest_latents(models.load(), load(), "The capital of France is", k=3)
     >>> found.tokens["token"].tolist()
     ['The', ' capital', ' of', ' France', ' is']
     >>> found.features.columns.tolist(), found.activations.shape

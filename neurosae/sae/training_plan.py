@@ -42,9 +42,9 @@ class TrainingPlan:
     Attributes
     ----------
     architecture : {"batchtopk", "topk", "matryoshka", "jumprelu", "standard"}
-        See `initial_sae`.
+        How sparsity comes about; see `initial_sae`.
     n_latents : int
-        Dictionary size F.
+        Width F of the SAE.
     k : int
         Active latents per token: of every token (topk), on average (batchtopk, matryoshka), or as the target of the
         sparsity loss (jumprelu). "standard" does not use it.
@@ -53,9 +53,9 @@ class TrainingPlan:
     epochs : float
         Passes over the tokens.
     batch_size : int
-        Tokens per step.
+        Tokens per step: bounds memory.
     lr : float
-        Adam's learning rate, with a warm-up of 5 % (at most 1,000 steps) and linear decay over the last 20 %.
+        Learning rate of Adam, with a warm-up of 5 % (at most 1,000 steps) and linear decay over the last 20 %.
     dead_after_tokens : int
         A latent that did not fire for so many tokens is dead and gets the auxiliary loss.
     aux_coefficient : float
@@ -146,7 +146,7 @@ class TrainingPlan:
 
 
 def _out_of_range(name: str, value: object, allowed: str) -> UserError:
-    return UserError(f"{name} is {value}", where="--" + name.removeprefix("n_").replace("_", "-"), allowed=allowed)
+    return UserError(f"{name} is {value}", where=name, allowed=allowed)
 
 
 def initial_sae(
