@@ -42,8 +42,10 @@ class StageSettings:
         Who grades in the stage `explain`; None takes the gold grades.
     resamples : int, default 2000
         Of sentences and of prompts.
-    random_features, random_directions : int
-        Controls of the stages `explain` and `steer`.
+    random_features : int, optional
+        Controls of the stage `explain`; None: as many as `neurosae.autointerp.interpretation.random_ensembles` says.
+    random_directions : int, default 8
+        Controls of the stage `steer`.
     doses : tuple of float
         Quantiles of the non-zero activation, towards the target.
     most_pairs : int, default 24
@@ -52,7 +54,7 @@ class StageSettings:
 
     judge: Judge | None = None
     resamples: int = 2000
-    random_features: int = 19
+    random_features: int | None = None
     random_directions: int = 8
     doses: tuple[float, ...] = (0.5, 0.9, 0.99)
     most_pairs: int = 24
