@@ -27,12 +27,15 @@ from neurosae.autointerp.embedding_judge import EmbeddingJudge
 from neurosae.autointerp.examples import Evidence
 from neurosae.autointerp.gold_judge import GoldJudge
 from neurosae.autointerp.interpretation import (
+    COSTLY_RANDOM_ENSEMBLES,
+    RANDOM_ENSEMBLES,
     Concept,
     Interpretation,
     Readers,
     beside_random,
     evidence_of,
     interpret,
+    random_ensembles,
     verdict,
 )
 from neurosae.autointerp.judges import (
@@ -65,7 +68,6 @@ from neurosae.sae import loading
 GOLD = "gold"
 UNKNOWN = "Patterns are counted at 40 words, as they are not written yet; failed attempts come on top."
 LEARNERS = ("embeddings",)  # judges that have learned from one half of the gold corpus
-RANDOM_ENSEMBLES = {GOLD: 19, "embeddings": 19}
 SHOWN = ["about", "scorer", "name", "value", "low", "high", "chance_low", "chance_high", "p", "random_mean", "p_random"]
 
 
@@ -90,7 +92,10 @@ def parser() -> Parser:
     judge.add_argument("--calibrate-on", type=int, help="held-out gold sentences to measure it on (default: all)")
     how = p.add_argument_group("how")
     how.add_argument(
-        "--random-features", type=int, help="ensembles of random features beside it (default: 19; 4 if paid)"
+        "--random-features",
+        type=int,
+        help=f"ensembles of random features beside it (default: {RANDOM_ENSEMBLES}; {COSTLY_RANDOM_ENSEMBLES} if the "
+        "judge is a language model)",
     )
     how.add_argument("--top", type=int, default=50, help="strongest texts, half of them to explain")
     how.add_argument("--per-decile", type=int, default=20, help="texts of every decile")
@@ -110,7 +115,7 @@ def run(options: argparse.Namespace) -> Summary:
     chosen = stimuli.load(options.concept)
     contrast = options.contrast or chosen.contrast().name
     bench = Bench(chosen, shared.source(options))
-    ensembles = fitted(bench, contrast, options)
+    ensembles = fitted(bench, contrast, options, judge)
     concept, is_graded = looked_for(options, ensembles[0], bench, graded)
     found = discover(
         bench,
@@ -189,11 +194,11 @@ def readers(judge: Judge) -> Readers:
     )
 
 
-def fitted(bench: Bench, contrast: str, options: argparse.Namespace) -> list[FittedEnsemble]:
+def fitted(bench: Bench, contrast: str, options: argparse.Namespace, judge: Judge) -> list[FittedEnsemble]:
     """The ensemble asked for, and those of random features with the same settings."""
     block = options.block if options.block is not None else loading.site_of(bench.sae).block
     variant = Variant(options.representation, options.selector, options.k, options.ensemble, block, options.pooling)
-    n_random = RANDOM_ENSEMBLES.get(options.judge, 4) if options.random_features is None else options.random_features
+    n_random = random_ensembles(judge) if options.random_features is None else options.random_features
     random = replace(variant, selector="random")
     others = [fit_ensemble(bench, contrast, random, seed=options.seed + 1 + i) for i in range(n_random)]
     return [fit_ensemble(bench, contrast, variant, seed=options.seed), *others]

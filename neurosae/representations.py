@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import pandas as pd
 import torch
 from sklearn.feature_extraction.text import CountVectorizer
 
@@ -67,13 +68,16 @@ class Source:
         return loading.identity(self.sae)
 
 
-class Bench:
-    """The responses of one stimulus set under one source; nothing is read, captured or encoded twice.
+class TextBench:
+    """The responses to texts under one source; nothing is read, captured or encoded twice.
 
     Parameters
     ----------
-    stimuli : StimulusSet
+    table : DataFrame
+        One row per text: `id`, `text`, and `target_start` and `target_end` (characters; -1 where there is no target).
     source : Source
+    chat : bool or dict, default False
+        Whether texts go into the chat template; see `neurosae.capture.capture`.
     progress : bool, default False
     language_model : LanguageModel, optional
         The one that the source names, where it is already loaded.
@@ -81,15 +85,16 @@ class Bench:
 
     def __init__(
         self,
-        stimuli: StimulusSet,
+        table: pd.DataFrame,
         source: Source,
         *,
+        chat: bool | dict[str, Any] = False,
         progress: bool = False,
         language_model: LanguageModel | None = None,
     ) -> None:
-        self.stimuli, self.source, self.progress = stimuli, source, progress
+        self.table, self.chat, self.source, self.progress = table, chat, source, progress
         self.folder = cache_folder("responses") / digest(
-            {"stimuli": stimuli.table[list(_READ)].to_numpy().tolist(), "chat": stimuli.chat, **source.identity()}
+            {"stimuli": table[list(_READ)].to_numpy().tolist(), "chat": chat, **source.identity()}
         )
         self._language_model = language_model
         self._sae: Any = None
@@ -126,9 +131,9 @@ class Bench:
         if missing:
             captured = capture(
                 self.language_model,
-                self.stimuli.table,
+                self.table,
                 missing,
-                chat=self.stimuli.chat,
+                chat=self.chat,
                 batch_size=self.source.batch_size,
                 progress=self.progress,
             )
@@ -161,7 +166,7 @@ class Bench:
     def pooled(self, representation: str, block: int, pooling: str) -> Pooled:
         """Stimuli x features of a representation."""
         if not REPRESENTATIONS[representation].has_site:
-            return bag_of_words(self.stimuli.table["text"].tolist())
+            return bag_of_words(self.table["text"].tolist())
         return self.responses(representation, block).pool(cast(Pooling, pooling))
 
     def matrix(self, contrast: LabelledContrast, representation: str, block: int, pooling: str) -> np.ndarray:
@@ -193,6 +198,30 @@ class Bench:
         return self._held.get(name)
 
 
+class Bench(TextBench):
+    """The responses of one stimulus set under one source.
+
+    Parameters
+    ----------
+    stimuli : StimulusSet
+    source : Source
+    progress : bool, default False
+    language_model : LanguageModel, optional
+        The one that the source names, where it is already loaded.
+    """
+
+    def __init__(
+        self,
+        stimuli: StimulusSet,
+        source: Source,
+        *,
+        progress: bool = False,
+        language_model: LanguageModel | None = None,
+    ) -> None:
+        super().__init__(stimuli.table, source, chat=stimuli.chat, progress=progress, language_model=language_model)
+        self.stimuli = stimuli
+
+
 def _sample(neurons: Responses) -> torch.Tensor:
     """Activations of text tokens with a normal norm at this site: what the L0 of the control is matched on."""
     use = (neurons.tokens["role"] == TEXT) & neurons.tokens["normal"]
@@ -208,7 +237,7 @@ def bag_of_words(texts: list[str]) -> Pooled:
     return Pooled(counts.toarray().astype(np.float64), np.ones(len(texts), bool), np.full(len(texts), ""))
 
 
-def _no_token_rows(bench: Bench, site: Site) -> Responses:
+def _no_token_rows(bench: TextBench, site: Site) -> Responses:
     raise UserError("A bag of words has no values at tokens", where="representation")
 
 
@@ -239,9 +268,9 @@ class Representation:
 
     name: str
     about: str
-    read: Callable[[Bench, Site], Responses] = _no_token_rows
+    read: Callable[[TextBench, Site], Responses] = _no_token_rows
     where: str = "block"
-    encoder: Callable[[Bench, Site], Any] | None = None
+    encoder: Callable[[TextBench, Site], Any] | None = None
     is_control: bool = False
 
     @property
@@ -274,20 +303,22 @@ class Representation:
 REPRESENTATIONS = {
     each.name: each
     for each in (
-        Representation("raw", "neurons of the residual stream", Bench.neurons),
-        Representation("sae", "latents of the sparse autoencoder", Bench.latents, "sae", lambda bench, _: bench.sae),
+        Representation("raw", "neurons of the residual stream", TextBench.neurons),
+        Representation(
+            "sae", "latents of the sparse autoencoder", TextBench.latents, "sae", lambda bench, _: bench.sae
+        ),
         Representation(
             "untrained_sae",
             "control: random directions with the width and the L0 of the SAE",
             lambda bench, site: bench.latents(site, trained=False),
             "sae",
-            Bench.untrained_sae,
+            TextBench.untrained_sae,
             is_control=True,
         ),
         Representation(
             "embeddings",
             "control: token embeddings (the input of block 0)",
-            Bench.neurons,
+            TextBench.neurons,
             "embeddings",
             is_control=True,
         ),

@@ -13,23 +13,30 @@ from messages_server import KEY, MessagesServer, serving
 from scipy import stats
 
 from experiments import explain as command
+from neurosae.autointerp.anthropic_judge import AnthropicJudge
 from neurosae.autointerp.calibration import held_out
+from neurosae.autointerp.embedding_judge import EmbeddingJudge
 from neurosae.autointerp.examples import Example, gather, highlight
 from neurosae.autointerp.gold_judge import GoldJudge
 from neurosae.autointerp.interpretation import (
     Concept,
     Interpretation,
+    Outcome,
     Readers,
     beside_random,
     evidence_of,
     interpret,
+    outcome,
+    random_ensembles,
     verdict,
 )
-from neurosae.autointerp.judges import GradeRequest
+from neurosae.autointerp.judges import GradeRequest, JudgeSettings
 from neurosae.autointerp.scores import Settings
 from neurosae.discovery import gold
 from neurosae.discovery.gold import GoldCorpus
 from neurosae.discovery.search import Discovery
+from neurosae.inference import smallest_p
+from neurosae.models import LanguageModel
 
 FAST = Settings(n_bootstrap=200, n_permutations=99)
 SUCCESS = Concept("success", "An achievement.", "")
@@ -77,6 +84,24 @@ def test_a_perfect_ranking_comes_out(corpus: GoldCorpus) -> None:
     assert found.means["n_unanswered"].sum() == 0
     few = beside_random(found.scores, random_scores(corpus, 2))
     assert "too few random ensembles" in verdict(few, "success")
+    assert (outcome(scores), outcome(few)) == (Outcome.BEYOND_RANDOM, Outcome.TOO_FEW_RANDOM)
+
+
+def test_judges_that_are_free_get_as_many_random_ensembles_as_a_small_p_needs(
+    corpus: GoldCorpus, language_model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With four, no p against random features could ever be below .2."""
+    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+    free = [GoldJudge(corpus), EmbeddingJudge(language_model)]
+    assert [smallest_p(random_ensembles(judge)) for judge in free] == [0.05, 0.05]
+    assert random_ensembles(AnthropicJudge(JudgeSettings())) == 4
+
+
+def test_what_cannot_be_scored_neither_comes_out_nor_fails_to(corpus: GoldCorpus) -> None:
+    scores = beside_random(interpreted(corpus, shuffled(corpus, 3)).scores, random_scores(corpus, 1))
+    unscored = scores.assign(reason="no grades", p=np.nan)
+    assert outcome(unscored) is Outcome.NOT_SCORED and not outcome(unscored).comes_out
+    assert verdict(unscored, "success") == "Whether 'success' comes out cannot be said: no grades."
 
 
 def test_a_random_ranking_does_not_come_out(corpus: GoldCorpus) -> None:
@@ -97,6 +122,7 @@ def test_random_features_that_do_as_well_are_named(corpus: GoldCorpus) -> None:
     scores = beside_random(found, [found] * 19)
     np.testing.assert_allclose(scores.loc[scores["reason"] == "", "above_random"], 0, atol=1e-12)
     assert "random features do as well" in verdict(scores, "success")
+    assert outcome(scores) is Outcome.NOT_BEYOND_RANDOM and outcome(scores).comes_out
     without = beside_random(found, [found.assign(value=np.nan)] * 19)
     assert "too few random ensembles" in verdict(without, "success")
 

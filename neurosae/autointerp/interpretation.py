@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 import pandas as pd
@@ -27,6 +28,8 @@ from neurosae.autointerp.scores import Score, Settings, against_random
 from neurosae.discovery.search import Discovery
 
 KEYS = ["about", "scorer", "name"]
+RANDOM_ENSEMBLES, COSTLY_RANDOM_ENSEMBLES = 19, 4
+"""Ensembles of random features beside an explained one: 19 are the fewest that can reach p = .05."""
 _SETS: tuple[Stratum, ...] = ("top", "random", "decile")  # a sentence in two sets belongs to the first of them
 
 
@@ -225,6 +228,58 @@ def beside_random(scores: pd.DataFrame, random: Sequence[pd.DataFrame]) -> pd.Da
     return pd.concat([scores.reset_index(drop=True), pd.DataFrame(rows)], axis=1)
 
 
+def random_ensembles(judge: Judge) -> int:
+    """How many ensembles of random features stand beside an explained one, where nobody says how many.
+
+    A judge that also writes is a language model, asked for minutes or for money: too few for a p below .05, and
+    `outcome` says so.
+
+    Examples
+    --------
+    >>> from neurosae.autointerp.gold_judge import GoldJudge
+    >>> from neurosae.discovery import gold
+    >>> random_ensembles(GoldJudge(gold.load()))
+    19
+    """
+    return COSTLY_RANDOM_ENSEMBLES if isinstance(judge, Writer) else RANDOM_ENSEMBLES
+
+
+class Outcome(StrEnum):
+    """Whether a concept comes out in the texts that drive an ensemble."""
+
+    NOT_SCORED = "cannot be said"
+    BEYOND_RANDOM = "above shuffled labels and random features"
+    TOO_FEW_RANDOM = "above shuffled labels; too few random ensembles for more"
+    NOT_BEYOND_RANDOM = "above shuffled labels, as random features are"
+    NOT_OUT = "not above shuffled labels"
+
+    @property
+    def comes_out(self) -> bool:
+        """Whether the texts show more of the concept than under shuffled labels."""
+        return self not in (Outcome.NOT_SCORED, Outcome.NOT_OUT)
+
+
+def outcome(scores: pd.DataFrame, alpha: float = 0.05) -> Outcome:
+    """What the scores say about the target concept.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        Of `beside_random`.
+    alpha : float, default 0.05
+        For both tests: against shuffled set labels and against random features.
+    """
+    row = _of_concept(scores)
+    if row["reason"]:
+        return Outcome.NOT_SCORED
+    if not row["p"] <= alpha:
+        return Outcome.NOT_OUT
+    if row["p_random"] <= alpha:
+        return Outcome.BEYOND_RANDOM
+    reachable = row["smallest_p_random"] <= alpha  # not where no random ensemble has this score
+    return Outcome.NOT_BEYOND_RANDOM if reachable else Outcome.TOO_FEW_RANDOM
+
+
 def verdict(scores: pd.DataFrame, concept: str, alpha: float = 0.05) -> str:
     """Say in one sentence whether the target concept comes out in the texts that drive the ensemble.
 
@@ -234,20 +289,25 @@ def verdict(scores: pd.DataFrame, concept: str, alpha: float = 0.05) -> str:
         Of `beside_random`.
     concept : str
     alpha : float, default 0.05
-        For both tests: against shuffled set labels and against random features.
+        As in `outcome`.
     """
-    row = scores[(scores["about"] == "concept") & (scores["name"] == "top - random")].iloc[0]
-    if row["reason"]:
-        return f"Whether '{concept}' comes out cannot be said: {row['reason']}."
-    above_chance, above_random = row["p"] <= alpha, row["p_random"] <= alpha
+    row = _of_concept(scores)
     size = f"top texts grade {row['value']:+.2f} against random ones [{row['low']:.2f}, {row['high']:.2f}]"
-    if above_chance and above_random:
-        return f"'{concept}' comes out: {size}, more than shuffled labels and random features give."
-    if above_chance and not row["smallest_p_random"] <= alpha:  # NaN where no random ensemble has this score
-        return f"'{concept}' comes out above shuffled labels ({size}); too few random ensembles for more."
-    if above_chance:
-        return f"'{concept}' comes out above shuffled labels, but random features do as well: {size}."
-    return f"'{concept}' does not come out: {size}, as shuffled labels may give."
+    said = {
+        Outcome.NOT_SCORED: f"Whether '{concept}' comes out cannot be said: {row['reason']}.",
+        Outcome.BEYOND_RANDOM: f"'{concept}' comes out: {size}, more than shuffled labels and random features give.",
+        Outcome.TOO_FEW_RANDOM: f"'{concept}' comes out above shuffled labels ({size}); too few random ensembles for "
+        "more.",
+        Outcome.NOT_BEYOND_RANDOM: f"'{concept}' comes out above shuffled labels, but random features do as well: "
+        f"{size}.",
+        Outcome.NOT_OUT: f"'{concept}' does not come out: {size}, as shuffled labels may give.",
+    }
+    return said[outcome(scores, alpha)]
+
+
+def _of_concept(scores: pd.DataFrame) -> pd.Series:
+    """The score that answers for the concept: grades of the strongest texts above those of random ones."""
+    return scores[(scores["about"] == "concept") & (scores["name"] == "top - random")].iloc[0]
 
 
 def _table(found: list[tuple[str, str, Score]]) -> pd.DataFrame:

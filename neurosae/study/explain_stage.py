@@ -15,9 +15,12 @@ from neurosae.autointerp.gold_judge import GoldJudge
 from neurosae.autointerp.interpretation import (
     Concept,
     Interpretation,
+    Outcome,
     Readers,
     beside_random,
     interpret,
+    outcome,
+    random_ensembles,
     verdict,
 )
 from neurosae.autointerp.judges import Writer
@@ -35,7 +38,6 @@ from neurosae.study.work import StageResult, Work
 
 FORMAT = 1  # of the records
 PER_DECILE = 10
-_PAID_RANDOM_FEATURES = 4
 _CALIBRATED_ON = 200  # graded sentences a judge is asked about, so that the verdict costs little
 _PERMUTATIONS = 999
 _ROUGH = Settings(n_bootstrap=50, n_permutations=19)  # of random features, whose values count and not their intervals
@@ -54,7 +56,7 @@ def explain(work: Work) -> StageResult:
         "corpus": work.corpus_identity(),
         "judge": readers.judge.name,
         "resamples": work.settings.resamples,
-        "random_features": _n_random(work),
+        "random_features": _n_random(work, readers),
         "seed": work.run.settings.seed,
     }
     random: dict[Variant, list[pd.DataFrame]] = {}
@@ -122,9 +124,10 @@ def _readers(work: Work) -> Readers:
     )
 
 
-def _n_random(work: Work) -> int:
-    """Ensembles of random features; fewer where grades may cost money."""
-    return work.settings.random_features if work.settings.judge is None else _PAID_RANDOM_FEATURES
+def _n_random(work: Work, readers: Readers) -> int:
+    """Ensembles of random features: as the settings say, else as the judge allows."""
+    asked = work.settings.random_features
+    return random_ensembles(readers.judge) if asked is None else asked
 
 
 def _settings(work: Work) -> Settings:
@@ -153,7 +156,7 @@ def _interpreted(
 def _random(work: Work, control: Variant, concept: Concept, readers: Readers) -> list[pd.DataFrame]:
     """Scores of ensembles of random features, each explained and scored in the same way."""
     first = work.run.settings.seed + 1  # the seed itself is that of the variant `random`
-    ensembles = [work.fit(control, first + draw) for draw in range(_n_random(work))]
+    ensembles = [work.fit(control, first + draw) for draw in range(_n_random(work, readers))]
     rough = replace(_ROUGH, seed=work.run.settings.seed)
     return [_interpreted(work, ensemble, concept, readers, rough).scores for ensemble in ensembles]
 
@@ -213,11 +216,17 @@ def _claims(work: Work, records: dict[Variant, dict[str, Any]], scores: pd.DataF
 def _notes(records: dict[Variant, dict[str, Any]], concept: Concept, readers: Readers, reason: str) -> tuple[str, ...]:
     if reason:
         return (f"Explanation: {reason}; words only.",)
-    verdicts = [record["verdict"] for record in records.values() if "verdict" in record]
-    out = sum(text.startswith(f"'{concept.name}' comes out") for text in verdicts)
-    beyond = sum("more than shuffled labels and random features" in text for text in verdicts)
+    found = [_outcome(record) for record in records.values() if "scores" in record]
+    out, beyond = sum(each.comes_out for each in found), found.count(Outcome.BEYOND_RANDOM)
     return (
         f"Explanation, judged by {readers.judge.name}: '{concept.name}' comes out in the sentences that drive {out} of "
-        f"{len(verdicts)} variants above shuffled labels, and in {beyond} of them above random features as well "
+        f"{len(found)} variants above shuffled labels, and in {beyond} of them above random features as well "
         "(uncorrected for the number of variants).",
     )
+
+
+def _outcome(record: dict[str, Any]) -> Outcome:
+    """Whether the concept comes out, from the scores as stored, without NaN."""
+    scores = pd.DataFrame(record["scores"])
+    numbers = ["p", "p_random", "smallest_p_random"]
+    return outcome(scores.assign(**scores[numbers].astype(float)))

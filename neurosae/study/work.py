@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,12 +20,11 @@ from neurosae.discovery import gold
 from neurosae.discovery.gold import GoldCorpus
 from neurosae.errors import UserError
 from neurosae.files import digest
-from neurosae.representations import METHODS, REPRESENTATIONS, Bench, Source
+from neurosae.representations import METHODS, REPRESENTATIONS, Bench, Source, TextBench
 from neurosae.responses import Pooled, Responses
 from neurosae.runs import RunFolder
 from neurosae.sae.encoding import encode
 from neurosae.sites import Site
-from neurosae.stimuli import StimulusSet
 from neurosae.study.contrast_run import ContrastRun
 
 Array = NDArray[np.float64]
@@ -44,8 +42,10 @@ class StageSettings:
         Who grades in the stage `explain`; None takes the gold grades.
     resamples : int, default 2000
         Of sentences and of prompts.
-    random_features, random_directions : int
-        Controls of the stages `explain` and `steer`.
+    random_features : int, optional
+        Controls of the stage `explain`; None: as many as `neurosae.autointerp.interpretation.random_ensembles` says.
+    random_directions : int, default 8
+        Controls of the stage `steer`.
     doses : tuple of float
         Quantiles of the non-zero activation, towards the target.
     most_pairs : int, default 24
@@ -54,7 +54,7 @@ class StageSettings:
 
     judge: Judge | None = None
     resamples: int = 2000
-    random_features: int = 19
+    random_features: int | None = None
     random_directions: int = 8
     doses: tuple[float, ...] = (0.5, 0.9, 0.99)
     most_pairs: int = 24
@@ -197,15 +197,16 @@ class GoldSentences:
 
     def __init__(self, corpus: GoldCorpus, source: Source, chat: bool | dict[str, Any]) -> None:
         self.texts = corpus.table["text"].tolist()
-        self._source, self._set = source, _as_stimuli(corpus, chat)
-        self._benches: dict[Site, Bench] = {}
+        self._table = corpus.table[["id", "text"]].assign(target_start=-1, target_end=-1)
+        self._source, self._chat = source, chat
+        self._benches: dict[Site, TextBench] = {}
         self._responses: dict[tuple[str, Site], Responses] = {}
         self._pooled: dict[tuple[str, Site, str], Pooled] = {}
 
     def listen(self, sites: Sequence[Site], *, progress: bool = False) -> None:
         """Fill the cache for all sites in one pass."""
         if sites:
-            Bench(self._set, self._source, progress=progress).listen(sites)
+            TextBench(self._table, self._source, chat=self._chat, progress=progress).listen(sites)
 
     def decisions(self, ensemble: FittedEnsemble, bench: Bench) -> Array:
         """Decision of an ensemble for every sentence [S].
@@ -237,8 +238,8 @@ class GoldSentences:
         """Raw activations."""
         return self._bench(site).neurons(site)
 
-    def _bench(self, site: Site) -> Bench:
-        return self._benches.setdefault(site, Bench(self._set, self._source))
+    def _bench(self, site: Site) -> TextBench:
+        return self._benches.setdefault(site, TextBench(self._table, self._source, chat=self._chat))
 
     def responses(self, ensemble: FittedEnsemble, bench: Bench) -> Responses:
         """Token rows of what the ensemble reads."""
@@ -265,22 +266,3 @@ class GoldSentences:
             is_text = (rows["role"] == TEXT).to_numpy()
             found.append(token_spans(text, rows["token"][is_text], added_T[is_text]))
         return found
-
-
-def _as_stimuli(corpus: GoldCorpus, chat: bool | dict[str, Any]) -> StimulusSet:
-    """The sentences as a set that can be listened to; it has no contrasts."""
-    table = corpus.table[["id", "text"]].assign(target_start=-1, target_end=-1)
-    return StimulusSet(
-        table=table,
-        name=GOLD,
-        target="",
-        definition="",
-        licence=None,
-        factors={},
-        contrasts={},
-        designs={},
-        ratings=(),
-        chat=chat,
-        path=Path(GOLD),
-        sha256="",
-    )
