@@ -31,7 +31,7 @@ from neurosae.decoding.variants import Variant
 from neurosae.discovery import gold
 from neurosae.errors import UserError
 from neurosae.files import write_json, write_text
-from neurosae.inference.design import make_folds
+from neurosae.inference.design import halves_of
 from neurosae.plots import dose_response
 from neurosae.representations import Bench, Source
 from neurosae.responses import Responses
@@ -56,6 +56,7 @@ from neurosae.steering.interventions import (
     steer_ensemble,
 )
 from neurosae.steering.texts import gold_probe, perplexity_cost, score_texts, what_is_it
+from neurosae.stimuli import LabelledContrast
 from neurosae.stimuli.contrasts import Contrast
 
 PROMPTS = (
@@ -144,9 +145,9 @@ def prepare(options: argparse.Namespace) -> Task:
     block = options.block
     if block is None or options.representation != "raw":
         block = loading.declared_site(options.sae, options.model).block
-    rows, is_target = contrast.labels(chosen.table)
-    half_S = make_folds(np.where(is_target > 0, 1, -1), chosen.groups()[rows], 2, 1, options.seed)[0]
-    train_rows, test_rows = rows[half_S == 0], rows[half_S == 1]
+    sides = LabelledContrast.of(chosen, contrast)
+    half_S = halves_of(sides, options.seed)
+    train_rows, test_rows = sides.rows[half_S == 0], sides.rows[half_S == 1]
     variant = Variant(options.representation, options.selector, options.k, "logistic_l2", block, "mean")
     ensemble = fit_ensemble(bench, contrast.name, variant, rows=train_rows, seed=options.seed)
     responses = bench.responses(options.representation, block)

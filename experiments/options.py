@@ -233,15 +233,7 @@ def model_of(options: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(options, name) for name in ("model", "device", "dtype", "device_map")}
 
 
-def load_model(options: argparse.Namespace, name: str | None = None) -> LanguageModel:
-    """The language model of the options, or the named one where they leave it open."""
-    return models.load(
-        options.model or name or models.DEFAULT, options.device, options.dtype, device_map=options.device_map
-    )
-
-
-def load_model_of(sae: Any, options: argparse.Namespace) -> LanguageModel:
-    """The language model of ``--model``, else the one that the SAE names."""
-    if not (options.model or sae.cfg.metadata.model_name):
-        raise UserError("This SAE does not say which language model it belongs to", where="--model")
-    return load_model(options, sae.cfg.metadata.model_name)
+def load_model(options: argparse.Namespace) -> LanguageModel:
+    """The language model of the options."""
+    model = options.model or models.DEFAULT
+    return models.load(model, options.device, options.dtype, device_map=options.device_map)

@@ -107,9 +107,7 @@ def run(options: argparse.Namespace) -> Summary:
         require_umap()
     if options.dry_run:
         return _priced(options, crossing, judge)
-    sae = loading.load(options.sae, options.device, model=options.model)
-    language_model = shared.load_model_of(sae, options)
-    loading.check_width(sae, language_model)
+    sae, language_model = loading.load_pair(options.sae, **shared.model_of(options))
     if options.block is not None:
         Site(options.block).check(language_model.n_blocks)
     pools = prompt_styles.read_pools(

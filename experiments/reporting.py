@@ -14,7 +14,6 @@ from neurosae import plots
 from neurosae.decoding.variants import ALL, CONTROL_K, PCA
 from neurosae.report import write_report
 from neurosae.runs import RunFolder, best_selecting, features_table
-from neurosae.stimuli import LabelledContrast
 from neurosae.study.contrast_run import ContrastRun, Tables
 from neurosae.study.stages import Findings
 
@@ -157,11 +156,11 @@ def _best_ensemble(contrast_run: ContrastRun, tables: Tables) -> Any:
     """Held-out output of the best variant that selects features."""
     best = best_selecting(tables.cells)
     assert best is not None  # variants that select were drawn before
-    table = contrast_run.stimuli.table.iloc[contrast_run.sides.rows]
+    sides = contrast_run.sides
     # Domains are free text, and two dollars would make a formula of it.
-    domain_S = [text.replace("$", r"\$") if isinstance(text, str) else text for text in table["domain"]]
-    decisions = pd.DataFrame({"decision": best["decision"], "side": contrast_run.sides.labels_S, "domain": domain_S})
+    domain_S = [text.replace("$", r"\$") if isinstance(text, str) else text for text in sides.table["domain"]]
+    decisions = pd.DataFrame({"decision": best["decision"], "side": sides.labels_S, "domain": domain_S})
     method = f"{plots.LABELS[best['representation']]}, {plots.selector_label(best['selector'])}, k = {best['k']}"
     title = f"{method}: AUROC {best['auroc']['mean']:.3f}"
-    target, foil = LabelledContrast.of(contrast_run.stimuli, contrast_run.contrast).names
+    target, foil = sides.names
     return plots.stimulus_activation(decisions, target, foil, title).figure

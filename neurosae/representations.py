@@ -183,6 +183,11 @@ class TextBench:
         """Stimuli x positions x features, left-aligned."""
         return self.responses(representation, block).profiles("left", PROFILE_WIDTH)
 
+    def profiles_of(self, contrast: LabelledContrast, representation: str, block: int) -> tuple[np.ndarray, np.ndarray]:
+        """Profiles [S, W, F] of the stimuli of a contrast, and where they are defined [S, W]."""
+        found = self.profiles(representation, block)
+        return found.values_SWF[contrast.rows], found.defined_SW[contrast.rows]
+
     def _keep(self, name: str, responses: Responses) -> Responses:
         responses.save(self.folder / name)
         self._held[name] = responses
@@ -237,10 +242,6 @@ def bag_of_words(texts: list[str]) -> Pooled:
     return Pooled(counts.toarray().astype(np.float64), np.ones(len(texts), bool), np.full(len(texts), ""))
 
 
-def _no_token_rows(bench: TextBench, site: Site) -> Responses:
-    raise UserError("A bag of words has no values at tokens", where="representation")
-
-
 @dataclass(frozen=True)
 class Representation:
     """What of a stimulus is looked at: where it is heard, how it is read, what it is for.
@@ -251,8 +252,8 @@ class Representation:
         In tables, file names and options.
     about : str
         One line for people.
-    read : callable, default: refuses
-        Bench and site -> responses; what has no site has no token rows either.
+    read : callable, default `TextBench.neurons`
+        Bench and site -> responses.
     where : {'block', 'sae', 'embeddings', 'nowhere'}
         Whether it is heard at the block that is asked for, at the SAE's own, before the first one, or not at all.
     encoder : callable, optional
@@ -268,7 +269,7 @@ class Representation:
 
     name: str
     about: str
-    read: Callable[[TextBench, Site], Responses] = _no_token_rows
+    read: Callable[[TextBench, Site], Responses] = TextBench.neurons
     where: str = "block"
     encoder: Callable[[TextBench, Site], Any] | None = None
     is_control: bool = False
@@ -303,7 +304,7 @@ class Representation:
 REPRESENTATIONS = {
     each.name: each
     for each in (
-        Representation("raw", "neurons of the residual stream", TextBench.neurons),
+        Representation("raw", "neurons of the residual stream"),
         Representation(
             "sae", "latents of the sparse autoencoder", TextBench.latents, "sae", lambda bench, _: bench.sae
         ),
@@ -318,8 +319,7 @@ REPRESENTATIONS = {
         Representation(
             "embeddings",
             "control: token embeddings (the input of block 0)",
-            TextBench.neurons,
-            "embeddings",
+            where="embeddings",
             is_control=True,
         ),
         Representation("bag_of_words", "control: which words occur", where="nowhere", is_control=True),

@@ -23,20 +23,8 @@ from neurosae.decoding.selection import ALL, PCA, UNSELECTED, top_k
 from neurosae.decoding.selection import scores as feature_scores
 from neurosae.errors import UserError
 from neurosae.inference import Stability, nogueira_stability, smallest_p
-from neurosae.inference.design import Design, derived_seed, leave_one_domain_out, make_design, make_folds
+from neurosae.inference.design import Design, derived_seed, leave_one_domain_out
 from neurosae.inference.heldout import METRICS, HeldOut, auroc, balanced_accuracy, summarise_held_out
-
-__all__ = [
-    "DecodingResult",
-    "Design",
-    "HeldOut",
-    "auroc",
-    "balanced_accuracy",
-    "decode",
-    "leave_one_domain_out",
-    "make_design",
-    "make_folds",
-]
 
 NO_SELECTION = Stability(np.nan, np.nan, np.nan, "this selector does not select")
 
@@ -140,6 +128,7 @@ def decode(
 
     Examples
     --------
+    >>> from neurosae.decoding import make_design
     >>> pair_S = np.repeat(np.arange(10), 2)
     >>> design = make_design([1, -1] * 10, pair_S, pair_S, "pairs", n_repeats=2, n_permutations=20)
     >>> X_SF = np.random.default_rng(0).normal(size=(20, 6)) + 3 * design.labels_S[:, None]
@@ -153,9 +142,8 @@ def decode(
         raise UserError("Responses to decode must be finite")
     if selector != ALL and (not len(ks) or min(ks) < 1):
         raise UserError(f"k is {list(ks)}", allowed="integers from 1")
-    paired_S = design.blocks_S if design.design in ("pairs", "families") else None
     ks = [0] if selector == ALL else list(ks)
-    method = _Method(selector, ks, get_ensemble(ensemble), paired_S, profiles, transform, block_size)
+    method = _Method(selector, ks, get_ensemble(ensemble), design.paired_S, profiles, transform, block_size)
     null_BS = design.arrangements_BS[:n_permutations]
     n_repeats, n_splits = len(design.folds_RS), int(design.folds_RS.max()) + 1
     names, domain_S = leave_one_domain_out([] if design.domains_S is None else design.domains_S)

@@ -266,7 +266,16 @@ class LinearFit(NamedTuple):
     direction_K: NDArray[np.int8]
 
 
-def fit_on(X_SK: Array, labels_S: NDArray[np.int8], ensemble: str | Fit = "logistic_l2") -> LinearFit:
+def described(
+    Z_SK: Array, labels_S: NDArray[np.int8], mean_K: Array, scale_K: Array, weights_K: Array, intercept: float
+) -> LinearFit:
+    """Add to the weights of standardised features what moves with their decision, and which side they are larger on."""
+    difference_K = Z_SK[labels_S > 0].mean(axis=0) - Z_SK[labels_S < 0].mean(axis=0)
+    patterns_K = haufe_patterns(Z_SK[None], weights_K[None])[0]
+    return LinearFit(mean_K, scale_K, weights_K, intercept, patterns_K, np.sign(difference_K).astype(np.int8))
+
+
+def fit_on(X_SK: Array, labels_S: NDArray[np.int8], ensemble: str | Fit = "logistic_l2", C: float = 1.0) -> LinearFit:
     """Standardise selected features and fit an ensemble to all of these stimuli.
 
     Parameters
@@ -277,6 +286,8 @@ def fit_on(X_SK: Array, labels_S: NDArray[np.int8], ensemble: str | Fit = "logis
         +1 target, -1 foil.
     ensemble : str or callable, default 'logistic_l2'
         One of `ENSEMBLES`.
+    C : float, default 1.0
+        Inverse strength of the penalty of the logistic kinds.
 
     Examples
     --------
@@ -285,11 +296,9 @@ def fit_on(X_SK: Array, labels_S: NDArray[np.int8], ensemble: str | Fit = "logis
     """
     fit = get_ensemble(ensemble) if isinstance(ensemble, str) else ensemble
     mean_K, scale_K = standardisation(X_SK)
-    Z_1SK = ((X_SK - mean_K) / scale_K)[None]
-    w_1K, b_1 = fit(Z_1SK, labels_S[None], None, 1.0)
-    difference_K = Z_1SK[0, labels_S > 0].mean(axis=0) - Z_1SK[0, labels_S < 0].mean(axis=0)
-    direction_K = np.sign(difference_K).astype(np.int8)
-    return LinearFit(mean_K, scale_K, w_1K[0], float(b_1[0]), haufe_patterns(Z_1SK, w_1K)[0], direction_K)
+    Z_SK = (X_SK - mean_K) / scale_K
+    w_1K, b_1 = fit(Z_SK[None], labels_S[None], None, C)
+    return described(Z_SK, labels_S, mean_K, scale_K, w_1K[0], float(b_1[0]))
 
 
 class LinearEnsemble(ClassifierMixin, BaseEstimator):
@@ -334,10 +343,10 @@ class LinearEnsemble(ClassifierMixin, BaseEstimator):
             raise ValueError(f"Only binary classification is supported. y has {len(self.classes_)} classes.")
         if len(self.classes_) < 2:
             raise ValueError("A classifier needs rows of two classes, y has 1 class.")
-        self.mean_, self.scale_ = standardisation(X_NK)
-        Z_1NK = ((X_NK - self.mean_) / self.scale_)[None]
-        self.coef_, self.intercept_ = fit(Z_1NK, (2 * code_N - 1).astype(np.int8)[None], None, self.C)
-        self.patterns_ = haufe_patterns(Z_1NK, self.coef_)
+        fitted = fit_on(X_NK, (2 * code_N - 1).astype(np.int8), fit, self.C)
+        self.mean_, self.scale_ = fitted.mean_K, fitted.scale_K
+        self.coef_, self.intercept_ = fitted.weights_K[None], np.array([fitted.intercept])
+        self.patterns_ = fitted.patterns_K[None]
         return self
 
     def decision_function(self, X: ArrayLike) -> Array:

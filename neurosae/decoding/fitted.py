@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from numpy.typing import ArrayLike, NDArray
 from sklearn.decomposition import PCA as PrincipalComponents
 
-from neurosae.decoding.ensembles import LinearFit, fit_on, haufe_patterns
+from neurosae.decoding.ensembles import LinearFit, described, fit_on, standardisation
 from neurosae.decoding.selection import PROFILE_SELECTORS, scores, top_k
 from neurosae.decoding.variants import ALL, PCA, Variant, selector_seed
 from neurosae.errors import UserError
@@ -318,8 +318,7 @@ def _select(bench: Bench, variant: Variant, X_SF: Array, sides: LabelledContrast
         return np.arange(X_SF.shape[1])
     profiles = None
     if variant.selector in PROFILE_SELECTORS:
-        found = bench.profiles(variant.representation, variant.block)
-        profiles = (found.values_SWF[sides.rows], found.defined_SW[sides.rows])
+        profiles = bench.profiles_of(sides, variant.representation, variant.block)
     found_F = scores(
         variant.selector,
         X_SF,
@@ -340,16 +339,15 @@ def _through_components(X_SF: Array, labels_S: NDArray[np.int8], variant: Varian
     available = min(X_SF.shape[1], len(X_SF) - 1)
     if not 1 <= variant.k <= available:
         raise UserError(f"k is {variant.k}", where="k", allowed=f"1 to {available} principal components")
-    neurons = fit_on(X_SF, labels_S, "mean_difference")  # for the standardisation and the directions
-    centred_SF = X_SF - neurons.mean_K
-    components = PrincipalComponents(variant.k, svd_solver="full").fit(centred_SF)
-    of_components = fit_on(components.transform(centred_SF), labels_S, variant.ensemble)
-    slope_P = of_components.weights_K / of_components.scale_K
-    offset_P = components.mean_ @ components.components_.T + of_components.mean_K
-    weights_F = (slope_P @ components.components_) * neurons.scale_K
-    patterns_F = haufe_patterns((centred_SF / neurons.scale_K)[None], weights_F[None])[0]
-    intercept = float(of_components.intercept - offset_P @ slope_P)
-    return neurons._replace(weights_K=weights_F, intercept=intercept, patterns_K=patterns_F)
+    # Components of the activations as they are, as in decoding; a constant cannot change them.
+    mean_F, scale_F = standardisation(X_SF)
+    Z_SF = (X_SF - mean_F) / scale_F
+    components = PrincipalComponents(variant.k, svd_solver="full").fit(Z_SF * scale_F)
+    fitted = fit_on(components.transform(Z_SF * scale_F), labels_S, variant.ensemble)
+    slope_P = fitted.weights_K / fitted.scale_K
+    offset_P = components.mean_ @ components.components_.T + fitted.mean_K
+    weights_F = (slope_P @ components.components_) * scale_F
+    return described(Z_SF, labels_S, mean_F, scale_F, weights_F, float(fitted.intercept - offset_P @ slope_P))
 
 
 def _sae_of(bench: Bench, variant: Variant) -> tuple[str | None, str | None]:

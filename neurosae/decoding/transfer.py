@@ -75,8 +75,7 @@ def make_method(selector: str, k: int, ensemble: str, design: Design, seed: int,
         raise UserError(f"seed = {seed}, block_size = {block_size}", allowed="seed from 0, block_size from 1")
     if selector not in WITHOUT_PROFILES:
         raise unknown_name("selector", selector, WITHOUT_PROFILES)
-    paired_S = design.blocks_S if design.design in ("pairs", "families") else None
-    return Method(selector, k, get_ensemble(ensemble), paired_S, seed, block_size)
+    return Method(selector, k, get_ensemble(ensemble), design.paired_S, seed, block_size)
 
 
 def transfer_matrix(

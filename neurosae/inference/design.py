@@ -13,6 +13,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from neurosae.errors import UserError
 from neurosae.inference.permutation import arrangements
 from neurosae.stimuli import LabelledContrast
+from neurosae.stimuli.labelled import PAIRED
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +34,11 @@ class Design:
     """Domains for leave-one-domain-out scores."""
     arrangements_BS: NDArray[np.int8]
     """Label vectors under the null hypothesis."""
+
+    @property
+    def paired_S(self) -> NDArray[Any] | None:
+        """Blocks within which target and foil are compared by a paired statistic; None where there are none."""
+        return self.blocks_S if self.design in PAIRED else None
 
 
 def make_folds(
@@ -147,6 +153,17 @@ def make_design(
     folds_RS = make_folds(labels_S, groups_S, n_splits, n_repeats, seed)
     domains = None if domains_S is None else np.asarray(domains_S)
     return Design(labels_S, groups_S, blocks_S, design, folds_RS, domains, arrangements_BS)
+
+
+def halves_of(contrast: LabelledContrast, seed: int = 0) -> NDArray[np.int64]:
+    """Half, 0 or 1, of every stimulus of a contrast: groups stay whole, both sides stand in either half.
+
+    Examples
+    --------
+    >>> np.bincount(halves_of(LabelledContrast.of("success"))).tolist()
+    [72, 72]
+    """
+    return make_folds(contrast.labels_S, contrast.groups_S, n_splits=2, n_repeats=1, seed=seed)[0]
 
 
 def design_of(

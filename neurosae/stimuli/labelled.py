@@ -13,6 +13,9 @@ from neurosae.errors import UserError
 from neurosae.stimuli.contrasts import Contrast
 from neurosae.stimuli.sets import StimulusSet, load
 
+PAIRED = ("pairs", "families")
+"""Designs in whose blocks target and foil are compared by a paired statistic."""
+
 
 @dataclass(frozen=True, eq=False)
 class LabelledContrast:
@@ -130,7 +133,7 @@ class LabelledContrast:
     @property
     def paired_S(self) -> NDArray[np.intp] | None:
         """Blocks within which target and foil are compared by a paired statistic; None where there are none."""
-        return self.blocks_S if self.design in ("pairs", "families") else None
+        return self.blocks_S if self.design in PAIRED else None
 
     @property
     def domains_S(self) -> NDArray[np.str_] | None:

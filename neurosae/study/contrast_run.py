@@ -235,8 +235,7 @@ class ContrastRun:
         self._check(family, X_SF.shape[1])
         profiles = None
         if family.selector in PROFILE_SELECTORS:
-            found = bench.profiles(family.representation, family.block)
-            profiles = (found.values_SWF[self.sides.rows], found.defined_SW[self.sides.rows])
+            profiles = bench.profiles_of(self.sides, family.representation, family.block)
         return X_SF, profiles
 
     def _check(self, family: Family, n_features: int) -> None:

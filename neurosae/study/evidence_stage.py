@@ -55,10 +55,10 @@ class Ingredients:
     stages: tuple[str, ...]
     results: dict[str, StageResult]
 
-    @cached_property
+    @property
     def sides(self) -> LabelledContrast:
         """The two sides of the contrast."""
-        return LabelledContrast.of(self.work.run.stimuli, self.work.run.contrast)
+        return self.work.run.sides
 
     @cached_property
     def seen(self) -> dict[str, Variant]:

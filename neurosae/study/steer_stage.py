@@ -13,7 +13,7 @@ from neurosae.decoding.fitted import encoder_of, fit_ensemble
 from neurosae.decoding.variants import Variant
 from neurosae.errors import UserError
 from neurosae.inference import resampling_weights, smallest_p
-from neurosae.inference.design import make_folds
+from neurosae.inference.design import halves_of
 from neurosae.runs.comparison import VARIANT
 from neurosae.runs.scorecard import answer, few_groups, over_draws, weighted_means
 from neurosae.sites import Site
@@ -48,7 +48,7 @@ class Halves:
     def rows(self) -> tuple[np.ndarray, np.ndarray]:
         """Rows to fit on, and rows to measure on."""
         run = self.work.run
-        half_S = make_folds(run.sides.labels_S, run.sides.groups_S, 2, 1, run.settings.seed)[0]
+        half_S = halves_of(run.sides, run.settings.seed)
         return run.sides.rows[half_S == 0], run.sides.rows[half_S == 1]
 
     @cached_property

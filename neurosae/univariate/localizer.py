@@ -19,7 +19,7 @@ from scipy.spatial.distance import pdist, squareform
 from neurosae.decoding import DecodingResult, decode
 from neurosae.errors import UserError
 from neurosae.inference import BootstrapInterval, bootstrap_interval, permutation_p, smallest_p
-from neurosae.inference.design import Design, make_design, make_folds
+from neurosae.inference.design import Design, halves_of, make_design
 from neurosae.inference.least_squares import make_units
 from neurosae.responses import Alignment, Pooling, Responses
 from neurosae.sites import Site
@@ -301,8 +301,7 @@ def _halves(
 ) -> tuple[Index, NDArray[np.int8], Index, NDArray[np.int64]]:
     """Rows of the contrast, their labels and groups, and the half (0 localizes, 1 tests) that each falls into."""
     sides = LabelledContrast.of(stimuli, contrast)
-    half_S = make_folds(sides.labels_S, sides.groups_S, n_splits=2, n_repeats=1, seed=seed)[0]
-    return sides.rows, sides.labels_S, sides.groups_S, half_S
+    return sides.rows, sides.labels_S, sides.groups_S, halves_of(sides, seed)
 
 
 def _pooled(responses: Responses, pooling: Pooling, rows_S: Index) -> Array:
