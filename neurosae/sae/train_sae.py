@@ -28,7 +28,7 @@ from neurosae.sae.loading import load
 from neurosae.sae.saving import refuse_if_changed, save
 from neurosae.sae.training import train, training_steps
 from neurosae.sae.training_plan import TrainingPlan
-from neurosae.sae.training_source import Reading, Source, captured, from_shards, keep, refuse_another, streamed
+from neurosae.sae.training_source import Reading, TrainingSource, captured, from_shards, keep, refuse_another, streamed
 from neurosae.sites import Site
 
 _logger = logging.getLogger("neurosae.train_sae")
@@ -224,7 +224,7 @@ def _refuse_contradictions(
 
 
 def _trained(
-    source: Source, plan: TrainingPlan, out: Path, device: torch.device, checkpoint_every: int, log: str | None
+    source: TrainingSource, plan: TrainingPlan, out: Path, device: torch.device, checkpoint_every: int, log: str | None
 ) -> TrainingSAE:
     _logger.info("training %s with %d latents on %s", plan.architecture, plan.n_latents, device)
     return train(
@@ -244,7 +244,7 @@ def _trained(
     )
 
 
-def _held_out(source: Source, held_out: int, other: str | Path | None) -> dict[str, list[str]]:
+def _held_out(source: TrainingSource, held_out: int, other: str | Path | None) -> dict[str, list[str]]:
     """Texts that the SAE was not trained on, by name; those that ship if there are no others."""
     found = {}
     if source.corpus:
@@ -255,7 +255,7 @@ def _held_out(source: Source, held_out: int, other: str | Path | None) -> dict[s
 
 
 def _about(
-    source: Source, plan: TrainingPlan, evaluations: dict[str, Evaluation], streaming: bool, started: float
+    source: TrainingSource, plan: TrainingPlan, evaluations: dict[str, Evaluation], streaming: bool, started: float
 ) -> dict[str, Any]:
     """What ``training.json`` holds, of shards that somebody else captured."""
     return {

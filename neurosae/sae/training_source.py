@@ -26,7 +26,7 @@ _CAPTURE, _PLAN = "capture.json", "plan.json"  # what a folder was begun with
 
 
 @dataclass(frozen=True)
-class Source:
+class TrainingSource:
     """Where the activations come from, and what the card says about it.
 
     Attributes
@@ -114,7 +114,7 @@ class Reading:
         return models.load(self.model, self.device, self.dtype, device_map=self.device_map)
 
 
-def from_shards(folder: Path, plan: TrainingPlan, model: str = models.DEFAULT) -> Source:
+def from_shards(folder: Path, plan: TrainingPlan, model: str = models.DEFAULT) -> TrainingSource:
     """Finished shards, whoever captured them.
 
     Parameters
@@ -129,7 +129,7 @@ def from_shards(folder: Path, plan: TrainingPlan, model: str = models.DEFAULT) -
     contexts = ContextPlan(about["context"], about["sentences_every"])
     n_texts = finished_shards(folder)[-1].last_text + 1
     named = model if model != models.DEFAULT else about["model"]
-    return Source(data, named, Site.parse(about["site"]), contexts, None, data.n, lambda: n_texts, about)
+    return TrainingSource(data, named, Site.parse(about["site"]), contexts, None, data.n, lambda: n_texts, about)
 
 
 def _shards_record(folder: Path) -> dict[str, Any]:
@@ -143,7 +143,7 @@ def _shards_record(folder: Path) -> dict[str, Any]:
         ) from error
 
 
-def captured(reading: Reading, plan: TrainingPlan, out: Path) -> Source:
+def captured(reading: Reading, plan: TrainingPlan, out: Path) -> TrainingSource:
     """Shards of a corpus in ``out/shards``, captured as far as they are missing."""
     shards, request = out / "shards", reading.request()
     refuse_another(out, request, plan)
@@ -167,7 +167,7 @@ def captured(reading: Reading, plan: TrainingPlan, out: Path) -> Source:
     return dataclasses.replace(from_shards(shards, plan, reading.model), corpus=reading.corpus, request=request)
 
 
-def streamed(reading: Reading, plan: TrainingPlan, out: Path, buffer: int) -> Source:
+def streamed(reading: Reading, plan: TrainingPlan, out: Path, buffer: int) -> TrainingSource:
     """A corpus through the language model while the SAE is trained; `buffer` tokens are shuffled together."""
     request = reading.request(streamed=reading.tokens)
     refuse_another(out, request, plan)
@@ -182,7 +182,7 @@ def streamed(reading: Reading, plan: TrainingPlan, out: Path, buffer: int) -> So
         buffer_tokens=buffer,
         seed=plan.seed,
     )
-    return Source(
+    return TrainingSource(
         data,
         reading.model,
         reading.site,
